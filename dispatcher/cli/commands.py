@@ -147,11 +147,11 @@ def _explain_files(files: Iterable[Path]) -> dict[str, list[str]]:
     from . import config_warnings as warnings
 
     explained: dict[str, list[str]] = {}
-    pipelines, own = [], []
+    trees, own = [], []
     for file in files:
         if file.name == CONFIG_FILE_NAME:
             config = parse_pipeline(parse_document(str(file), _read_file(file)), file.parent)
-            pipelines.append(config)
+            trees.append((config, file.parent))
             lines, found = pipeline.explain(config), warnings.warn_about_tree(config, file.parent)
         else:
             parsed = _parse_settings(file)
@@ -159,7 +159,7 @@ def _explain_files(files: Iterable[Path]) -> dict[str, list[str]]:
             lines, found = settings.explain(parsed), warnings.warn_about_sources(parsed)
         explained[str(file)] = lines + _format_warnings(found)
     for name, parsed in own:
-        explained[name] += _format_warnings(warnings.warn_about_both(pipelines, parsed))
+        explained[name] += _format_warnings(warnings.warn_about_both(trees, parsed))
     return explained
 
 

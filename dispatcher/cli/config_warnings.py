@@ -25,6 +25,11 @@ from ..configuration.settings import Retention, Settings, Source
 _PATTERN_CHARS = "*?["
 #: Seconds until git has listed the branches of a repository on this machine.
 _GIT_TIMEOUT = 10.0
+#: Tests of a stage that are named because every host skips them.
+_MAX_NAMED_TESTS = 20
+
+#: The pipeline of a tree, and the folder of the tree.
+Tree = tuple[PipelineConfig, Path]
 
 
 def warn_about_tree(config: PipelineConfig, root: Path) -> Iterator[str]:
@@ -107,12 +112,39 @@ def _local_path(source: Source) -> Path | None:
     return Path(address) if address.startswith("/") else None
 
 
-def warn_about_both(configs: Sequence[PipelineConfig], settings: Settings) -> Iterator[str]:
+def warn_about_both(trees: Sequence[Tree], settings: Settings) -> Iterator[str]:
     """Yield a warning for each name or number in one file that the other one cannot satisfy."""
-    for config in configs:
+    for config, root in trees:
         yield from _warn_about_hosts(config, settings)
-    if configs:
-        yield from _warn_about_levels(configs, settings)
+        for stage in config.stages:
+            yield from _warn_about_skipped_tests(stage, root, settings)
+    if trees:
+        yield from _warn_about_levels([config for config, _ in trees], settings)
+
+
+def _warn_about_skipped_tests(stage: Stage, root: Path, settings: Settings) -> Iterator[str]:
+    """Yield a warning for each test that requires labels which no host of its stage has."""
+    offers = {host.labels for host in settings.hosts.values()}
+    offers.update(pool.labels for pool in settings.pools)
+    matching = [labels for labels in offers if set(stage.labels) <= set(labels)]
+    unmet: dict[str, str] | None = None
+    for labels in matching:
+        try:
+            tests = select_tests(root, stage, labels)
+        except UsageError:
+            return  # ``warn_about_tree`` says it
+        # "requires docker: no host of this run has it"
+        skipped = {test.nodeid: test.unmet.partition(":")[0] for test in tests if test.unmet}
+        unmet = skipped if unmet is None else {k: v for k, v in unmet.items() if k in skipped}
+        if not unmet:
+            return
+    lines = [
+        f"{test} {requirement}; no host and no pool of the stage has all of these labels, "
+        "so that it is always skipped"
+        for test, requirement in (unmet or {}).items()
+    ]
+    for line in shorten_list(lines, _MAX_NAMED_TESTS):
+        yield f"stage {stage.name}: {line}"
 
 
 def _warn_about_hosts(config: PipelineConfig, settings: Settings) -> Iterator[str]:

@@ -40,6 +40,8 @@ _NEXT_COMMANDS = {
     "gated": "nosejobs approve {0} {1}",
     "held": "nosejobs approve {0} {1}",
     "canceled": "nosejobs rerun {0} {1}",
+    # It begins by itself once there are hosts; only a run that is given up needs a command.
+    "never placed": "nosejobs cancel {0} {1}",
     "running": "nosejobs logs -f {0} {1}",
 }
 #: Maximum number of commands that are suggested.
@@ -296,6 +298,8 @@ def suggest_next_step(found: JsonObject) -> str:
     commands: dict[str, list[str]] = {}
     for stage in found["stages"]:
         state = stage["run"]["state"] if stage["run"] else ""
+        if state == "placing" and stage["run"]["detail"].startswith(_NEVER_PLACED):
+            state = "never placed"
         if state in _NEXT_COMMANDS:
             command = _NEXT_COMMANDS[state].format(found["number"], stage["name"])
             commands.setdefault(state, []).append(command)

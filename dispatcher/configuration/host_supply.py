@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from shell_runner.config import CONFIG_FILE_NAME
 from shell_runner.text import format_count, pluralize, shorten_list
 from shell_runner.validators import format_suggestion
 
@@ -60,7 +61,8 @@ def never_placed_reason(
             f"{NEVER_PLACED}{format_demand(count, labels)}, and {have}",
             f"the dispatcher has {_describe(labels, fixed, pools)}",
             *_unknown_labels(labels, rows, pools),
-            f"add hosts or labels to {FILE_NAME} and restart the dispatcher, or change {table}",
+            f"add hosts or labels to {FILE_NAME} and restart the dispatcher, "
+            f"or change {table} in {CONFIG_FILE_NAME}",
         ]
     )
 

@@ -28,6 +28,7 @@ from dispatcher.store import builds, changes, jobs, stage_runs
 from shell_runner.remote.jobs.result_package_format import Member
 from shell_runner.remote.jobs.result_package_writer import write_package
 from tests.helpers.git_repository import Repository
+from tests.helpers.job_hosts import write_script
 
 from . import api_server
 from .api_server import RunningApi
@@ -536,13 +537,43 @@ levels = ["ready", "redy"]
         f"source empty: {tmp_path}/empty has no branch yet",
         f"source trunk: no branch of {tmp_path}/repository matches trunk, rel-*; there are: main",
         "stage build: can never be placed: needs 1 host with label compiler, and there are none; "
-        f"{of[0]}; nothing has the label 'compiler'; {of[1]} [build]",
+        f"{of[0]}; nothing has the label 'compiler'; {of[1]} [build] in nosejobs.toml",
         "stage big: can never be placed: needs 5 hosts with label gpu, and there are 4; "
-        f"{of[0]}; {of[1]} [stages.big]",
+        f"{of[0]}; {of[1]} [stages.big] in nosejobs.toml",
         "stage none: can never be placed: needs 1 host with label gpuu, and there are none; "
-        f"{of[0]}; nothing has the label 'gpuu', did you mean 'gpu'?; {of[1]} [stages.none]",
+        f"{of[0]}; nothing has the label 'gpuu', did you mean 'gpu'?; {of[1]} [stages.none] "
+        "in nosejobs.toml",
         "[retention] levels: no level 'redy'; did you mean 'ready'?",
     ]
+
+
+def test_check_names_tests_that_every_host_of_their_stage_skips(tmp_path: Path) -> None:
+    (tmp_path / "nosejobs.toml").write_text('[stages.unit]\nlabels = ["gpu"]\n')
+    (tmp_path / "dispatcher.toml").write_text("""
+[hosts.h1]
+spec = "popen"
+labels = ["gpu"]
+[hosts.h2]
+spec = "ssh=h2"
+labels = ["docker"]
+[pools.p]
+labels = ["gpu", "fast"]
+""")
+    requirements = {"no": "", "one": "gpu", "pool": "gpu,fast", "docker": "docker", "x": "gpu,xx"}
+    for name, labels in requirements.items():
+        script = f"# nosejobs: requires={labels}" if labels else ""
+        write_script(tmp_path, f"test_{name}.sh", script)
+    done = invoke("check", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    warnings = [line.partition("warning: ")[2] for line in done.stdout.splitlines()]
+    of = "; no host and no pool of the stage has all of these labels, so that it is always skipped"
+    assert [each for each in warnings if each.startswith("stage")] == [
+        f"stage unit: test_docker.sh requires docker{of}",
+        f"stage unit: test_x.sh requires gpu, xx{of}",
+    ]
+    for number in range(30):
+        write_script(tmp_path, f"test_{number}.sh", "# nosejobs: requires=docker")
+    assert "warning: stage unit: and 12 more\n" in invoke("check", str(tmp_path)).stdout
 
 
 def test_check_compares_files_in_two_folders(tmp_path: Path) -> None:

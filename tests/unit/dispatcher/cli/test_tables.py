@@ -190,6 +190,7 @@ def test_show_says_why_a_stage_can_never_be_placed_and_what_to_do(
         "unit      can never be placed: needs 2 hosts, and there is 1",
         "          the dispatcher has host h1",
         "          add",
+        "next      nosejobs cancel 1 unit",
     ]
 
 

@@ -47,12 +47,14 @@ def test_a_shortage_names_what_is_needed_what_exists_and_what_to_do(
     assert never_placed_reason("smoke", labels, count, hosts, pools) == (
         f"can never be placed: {placement.format_demand(count, labels)}, and there {verb} {supply}"
         f"{extra}; add hosts or labels to dispatcher.toml and restart the dispatcher, "
-        "or change [stages.smoke]"
+        "or change [stages.smoke] in nosejobs.toml"
     )
 
 
 def test_the_build_command_has_a_table_of_its_own() -> None:
-    assert never_placed_reason("build", ("x",), 1, [H1], []).endswith("or change [build]")
+    assert never_placed_reason("build", ("x",), 1, [H1], []).endswith(
+        "or change [build] in nosejobs.toml"
+    )
 
 
 def test_many_hosts_are_cut() -> None:

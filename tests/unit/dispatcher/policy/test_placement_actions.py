@@ -96,7 +96,7 @@ def test_a_run_that_can_never_be_placed_takes_nothing_from_the_others() -> None:
     assert never.detail == (
         "can never be placed: needs 3 hosts with label gpu, and there are 2; the dispatcher has "
         "pool p (label gpu, at most 2 hosts); add hosts or labels to dispatcher.toml and restart "
-        "the dispatcher, or change [stages.unit]"
+        "the dispatcher, or change [stages.unit] in nosejobs.toml"
     )
     # The host that is starting is for the one that can be placed, so that no other is brought up.
     assert isinstance(shortage, NotifyPoolShortage)

@@ -139,7 +139,8 @@ def _format_reason(stage: JsonObject, hosts: Sequence[str], tagged: Mapping[str,
     detail = "" if _TEST_COUNT_DETAIL.fullmatch(run["detail"]) else str(run["detail"])
     if _NEVER_PLACED in detail:
         # It names all hosts and what to do, which is below the table.
-        return detail.partition(";")[0]
+        before, _, reason = detail.partition(_NEVER_PLACED)
+        return before + _NEVER_PLACED + reason.partition(";")[0]
     return detail.removeprefix(f"{hosts[0]}: ") if len(hosts) == 1 else detail
 
 
@@ -298,7 +299,7 @@ def suggest_next_step(found: JsonObject) -> str:
     commands: dict[str, list[str]] = {}
     for stage in found["stages"]:
         state = stage["run"]["state"] if stage["run"] else ""
-        if state == "placing" and stage["run"]["detail"].startswith(_NEVER_PLACED):
+        if state in ("placing", "running") and _NEVER_PLACED in stage["run"]["detail"]:
             state = "never placed"
         if state in _NEXT_COMMANDS:
             command = _NEXT_COMMANDS[state].format(found["number"], stage["name"])

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from ..configuration.host_supply import NEVER_PLACED
 from ..model import BUILD, Build, BuildState, StageRun, StageState
 from . import promotion
+from .action_types import WAITING_FOR
 
 
 class Outcome(StrEnum):
@@ -100,7 +101,7 @@ def compute_status(
         return _status_without_artifact(build, newest.get(BUILD))
     stages = [run for name, run in newest.items() if name != BUILD]
     by_state: dict[StageState | None, list[str]] = {}
-    hopeless = [run for run in stages if _is_never_placed(run)]
+    hopeless = [run for run in stages if _never_placed_detail(run)]
     for run in stages:
         if run not in hopeless:
             by_state.setdefault(_effective_state(run, counting), []).append(run.stage)
@@ -117,15 +118,18 @@ def compute_status(
     return BuildStatus(Outcome.PASSED, "passed")
 
 
-def _is_never_placed(run: StageRun) -> bool:
-    """Return whether a run waits for hosts that cannot exist; a person has to configure them."""
-    return run.state is StageState.PLACING and run.detail.startswith(NEVER_PLACED)
+def _never_placed_detail(run: StageRun) -> str:
+    """Return why a run, or a lost part of it, can never have a host; empty: it can."""
+    if run.state is StageState.PLACING and run.detail.startswith(NEVER_PLACED):
+        return run.detail
+    _, separator, reason = run.detail.partition(f"{WAITING_FOR}{NEVER_PLACED}")
+    return NEVER_PLACED + reason if separator and run.state is StageState.RUNNING else ""
 
 
 def _format_never_placed(runs: Sequence[StageRun]) -> str:
     """Return which stages can never be placed; of one, also what it needs."""
     if len(runs) == 1:
-        return f"{runs[0].stage} {runs[0].detail.partition(';')[0]}"
+        return f"{runs[0].stage} {_never_placed_detail(runs[0]).partition(';')[0]}"
     return _format("{} can never be placed", [run.stage for run in runs])
 
 
@@ -168,10 +172,11 @@ def settled_status(build: Build, facts: promotion.Facts) -> BuildStatus:
 
 def _status_without_artifact(build: Build, run: StageRun | None) -> BuildStatus:
     outcome, message = _WITHOUT_ARTIFACT[build.state]
-    if build.state is BuildState.BUILDING and run is not None and run.state is StageState.PLACING:
-        if _is_never_placed(run):
+    if build.state is BuildState.BUILDING and run is not None:
+        if _never_placed_detail(run):
             return BuildStatus(Outcome.STOPPED, _format_never_placed([run]))
-        message = "waits for a host to be built on"
+        if run.state is StageState.PLACING:
+            message = "waits for a host to be built on"
     if build.state is BuildState.FAILED and run is not None and run.state is StageState.ERROR:
         outcome = Outcome.ERROR
     return BuildStatus(outcome, message)

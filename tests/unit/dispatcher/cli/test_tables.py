@@ -178,16 +178,24 @@ def test_a_revocation_is_shown_once() -> None:
     assert list(tables.format_build_footer(detail)) == [("revoked", "tag unit: flaky")]
 
 
+@pytest.mark.parametrize(
+    ("state", "before", "lines_before"),
+    [
+        ("placing", "", ""),
+        ("running", "h1 was lost; waiting: ", "h1 was lost\n          waiting: "),
+    ],
+)
 def test_show_says_why_a_stage_can_never_be_placed_and_what_to_do(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], state: str, before: str, lines_before: str
 ) -> None:
     """The table has what is needed; what exists and what to do are lines below the table."""
-    detail = "can never be placed: needs 2 hosts, and there is 1; the dispatcher has host h1; add"
-    found = build(stages=[stage("unit", run(state="placing", detail=detail), False)])
+    reason = "can never be placed: needs 2 hosts, and there is 1"
+    detail = f"{before}{reason}; the dispatcher has host h1; add"
+    found = build(stages=[stage("unit", run(state=state, detail=detail), False)])
     lines = print_lines(tables.format_stages(found), capsys)
-    assert lines[1].endswith("can never be placed: needs 2 hosts, and there is 1")
+    assert lines[1].endswith(f"{before}{reason}")
     assert list(tables.format_lines(tables.format_build_footer(found))) == [
-        "unit      can never be placed: needs 2 hosts, and there is 1",
+        *f"unit      {lines_before}{reason}".splitlines(),
         "          the dispatcher has host h1",
         "          add",
         "next      nosejobs cancel 1 unit",

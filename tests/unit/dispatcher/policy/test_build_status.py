@@ -78,6 +78,19 @@ def test_a_stage_that_can_never_be_placed_waits_for_a_person(
     assert build_status.compute_status(BUILT, [*runs(**states), big]) == (outcome, message)
 
 
+@pytest.mark.parametrize("stage", ["big", "build"])
+def test_a_lost_part_that_can_never_be_placed_waits_for_a_person(stage: str) -> None:
+    detail = f"running again: h1 was lost; waiting: {NEVER}"
+    run = StageRun(1, 1, stage, state=S.RUNNING, detail=detail)
+    build = Build(1, 1, BuildState.BUILDING) if stage == "build" else BUILT
+    assert build_status.compute_status(build, [run]) == (
+        Outcome.STOPPED,
+        f"{stage} {NEVER.partition(';')[0]}",
+    )
+    ended = StageRun(1, 1, "big", state=S.FAILED, detail=detail)
+    assert build_status.compute_status(BUILT, [ended]).outcome is Outcome.FAILED
+
+
 def test_several_stages_that_can_never_be_placed_are_named() -> None:
     stages = [StageRun(n, 1, name, state=S.PLACING, detail=NEVER) for n, name in enumerate("ab")]
     assert build_status.compute_status(BUILT, stages) == (

@@ -38,7 +38,8 @@ NOT_LOOPBACK = "not a loopback address; without authentication only 127.0.0.1 or
 #: A name or an address, and perhaps a port.
 _HOST_PATTERN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?", re.ASCII)
 _READ_METHODS = ("GET", "HEAD")
-_SECURITY_HEADERS = (
+#: Headers of all responses.
+SECURITY_HEADERS = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -178,7 +179,7 @@ def _replay_body(body: bytes, receive: Receive) -> Receive:
 def _add_headers(send: Send) -> Send:
     async def sent(message: Any) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), *_SECURITY_HEADERS]}
+            message = {**message, "headers": [*message.get("headers", ()), *SECURITY_HEADERS]}
         await send(message)
 
     return sent

@@ -6,6 +6,7 @@ Responsible for its start and stop.  Must not know what the routes do.
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -25,7 +26,14 @@ from ..hosts.job_logs import JobLogReader
 from . import actions_api, logs_api, read_api
 from .errors import add_errors
 from .parameters import Context, Service
-from .request_guard import NOT_LOOPBACK, PROBLEM_MEDIA_TYPE, RequestGuard, is_loopback
+from .request_guard import (
+    NOT_LOOPBACK,
+    PROBLEM_MEDIA_TYPE,
+    SECURITY_HEADERS,
+    RequestGuard,
+    is_loopback,
+    problem,
+)
 
 _DESCRIPTION = """\
 The REST API of the nosejobs dispatcher.  It can be reached from its own machine only.  Times are
@@ -90,6 +98,7 @@ def create_routes(lifespan: Any = None) -> FastAPI:
         description=_DESCRIPTION,
         docs_url=None,  # it would load scripts from another site
         redoc_url=None,
+        redirect_slashes=False,  # the target of a redirect would be what the request says
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
     )
@@ -180,6 +189,19 @@ class _TimedProtocol(H11Protocol):
         """Stop the timer."""
         super().connection_lost(exc)
         self._cancel_timer()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer a request that is not valid HTTP with a problem, as other errors."""
+        body = json.dumps(problem(400, msg)).encode()
+        headers = [(b"content-type", PROBLEM_MEDIA_TYPE.encode()), (b"connection", b"close")]
+        events: list[h11.Event] = [
+            h11.Response(status_code=400, headers=[*headers, *SECURITY_HEADERS]),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ]
+        for event in events:
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def _close_oldest_waiting(self) -> None:
         connections = (each for each in self.connections if isinstance(each, _TimedProtocol))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -102,7 +103,16 @@ class JobClient(ReconnectingClient):
 
         No states or an empty label match every job.
         """
-        return self._call(parse_listing, "jobs", states=states, label=label, limit=limit)
+        filters = {"states": states, "label": label}
+        listing = self._call(parse_listing, "jobs", limit=limit, **filters)
+        page, jobs = listing, list(listing.jobs)
+        while page.has_more and page.jobs and len(jobs) < limit:
+            left, before = limit - len(jobs), jobs[-1].number
+            page = self._call(parse_listing, "jobs", limit=left, before=before, **filters)
+            older = tuple(job for job in page.jobs if job.number < before)
+            page = replace(page, jobs=older)  # without any, an endless list ends
+            jobs += older
+        return replace(listing, jobs=tuple(jobs[:limit]), has_more=False)
 
     def get_job(self, job: str) -> JobReport:
         """Return the details of the job whose UUID is ``job`` or begins with it."""

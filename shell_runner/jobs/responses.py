@@ -85,6 +85,8 @@ class JobListing:
     jobs: tuple[JobSummary, ...]
     counts: Mapping[str, int]
     worker_error: str = ""
+    #: Whether the host has left out jobs that were requested, since the list was too long.
+    has_more: bool = False
 
 
 def _make_fields(values: Any) -> Fields:
@@ -192,7 +194,8 @@ def parse_listing(values: Any) -> JobListing:
     fields = _make_fields(values)
     jobs = tuple(map(parse_job, fields.items("jobs")))
     counts = fields.counts("counts", frozenset(JOB_STATES))
-    return JobListing(jobs, counts, fields.text("worker_error"))
+    has_more = fields["has_more"] is True
+    return JobListing(jobs, counts, fields.text("worker_error"), has_more)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ class HostSession:
         """
         self.host = spec.id
         self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._joiner = frames.FrameJoiner()
         self._bytes_received = self._bytes_processed = 0
         #: Frames that were sent and not acknowledged; not every frame is.
         self._unacknowledged_count = 0
@@ -118,9 +119,10 @@ class HostSession:
 
     def _await_message(self) -> list[Any] | frames.Blob:
         """Wait for the next message that is not a mere sign of life."""
+        deadline = time.monotonic() + _REQUEST_TIMEOUT
         while True:
             try:
-                frame = self._answers.get(timeout=_REQUEST_TIMEOUT)
+                frame = self._answers.get(timeout=max(deadline - time.monotonic(), 0.0))
             except queue.Empty:
                 raise HostLost(
                     self.host, f"has not finished a request within {_REQUEST_TIMEOUT:g} s"
@@ -130,13 +132,17 @@ class HostSession:
                 raise self._make_lost_error()
             self._bytes_processed += len(frame)
             try:
-                content = frames.unpack_frame(frame)
+                whole = self._joiner.add(frame)
+                if not whole:
+                    continue
+                content = frames.unpack_frame(whole)
             except ValueError as error:
                 raise self.reject_response(error) from error
             if isinstance(content, tuple):
                 return content
             if content == [["received"]]:
                 self._accept_acknowledgment()
+                deadline = time.monotonic() + _REQUEST_TIMEOUT
                 continue
             if len(content) != 1:
                 raise self.reject_response(f"{len(content)} responses to one request")

@@ -13,7 +13,7 @@ import traceback
 from typing import Any, Deque
 
 from ..files.upload_receiver import UploadReceiver
-from ..protocol.frames import pack_messages, unpack_frame
+from ..protocol.frames import encode_json, pack_messages, split_messages, unpack_frame
 
 #: Start of the frame of a ping, which holds no other message.
 _PING = b'J[["ping",'
@@ -45,8 +45,9 @@ class ChannelSession:
         raise NotImplementedError
 
     def send_message(self, *message: Any) -> None:
-        """Send a message: its name and its arguments."""
-        self.send_frame(pack_messages([list(message)]))
+        """Send a message, in parts if it is large: its name and its arguments."""
+        for frame in split_messages([encode_json(list(message))]):
+            self.send_frame(frame)
 
     def is_hung(self) -> bool:
         """Return whether the main thread is stuck, so that pings must not be answered."""

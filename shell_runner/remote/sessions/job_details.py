@@ -33,9 +33,9 @@ def describe_job(jobs_queue: Queue, row: JobRow, folder: str, now: float) -> Dic
         "attempt_reports": [job_serialization.make_attempt_view(attempt) for attempt in attempts],
         "failed": job_serialization.make_failures_view(failed, cases),
         "pending_notification": job_serialization.make_notification_view(pending, now),
-        "config": remove_secrets(row.config)._asdict(),
-        "build": row.build,
-        "contents": row.tests,
+        "config": job_serialization.make_config_view(remove_secrets(row.config)),
+        "build": row.build and job_serialization.shorten(row.build),
+        "contents": row.tests and job_serialization.shorten(row.tests),
         "workspace": _find_workspace(attempts, folder),
     }
 

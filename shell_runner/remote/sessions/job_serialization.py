@@ -9,13 +9,15 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 from ..jobs.result_package_content import make_absent_execution
 from ..jobs.rows import AttemptRow, JobRow
 from ..jobs.states import State
-from ..protocol.job import JobTest
-from ..protocol.model import ERROR, FAILED, CapturedStream, execution_from_row
+from ..protocol.job import JobConfig, JobTest
+from ..protocol.model import ERROR, FAILED, CapturedStream, Test, execution_from_row
 
 #: States of jobs that a worker still has to process.
 UNFINISHED_STATES = (State.QUEUED, State.RUNNING, State.PACKAGING)
 #: Maximum characters of an error in a reply.
 _MAX_MESSAGE_CHARS = 2000
+#: Maximum items of each list of a configuration in a reply.
+_MAX_SHOWN_ITEMS = 100
 #: Maximum failed tests in a reply.
 _MAX_FAILED_TESTS = 50
 #: Maximum characters of the row of an Execution that is sent with a failed test.
@@ -31,7 +33,7 @@ def make_attempt_view(row: AttemptRow) -> Dict[str, Any]:
         "id": row.id,
         "number": row.number,
         "phase": str(row.phase),
-        "detail": row.detail,
+        "detail": row.detail[:_MAX_MESSAGE_CHARS],
         "started_at": row.started_at,
         "ended_at": row.ended_at,
     }
@@ -77,10 +79,31 @@ def make_failures_view(failed: Sequence[FailedTest], cases: Sequence[JobTest]) -
     ``cases``: all tests of the job, by number.  The output of the tests is left out.
     """
     rows = [
-        [cases[test].nodeid, outcome, cases[test].test, _remove_output(text)]
+        [cases[test].nodeid[:_MAX_MESSAGE_CHARS], outcome, *_explain(cases[test].test, text)]
         for test, outcome, text in failed[:_MAX_FAILED_TESTS]
     ]
     return {"count": len(failed), "first": rows}
+
+
+def _explain(test: Test, text: str) -> Tuple[Test, Any]:
+    """Return a test and the row of its Execution; without what is too long."""
+    if len(json.dumps(test)) <= _MAX_ROW_CHARS:
+        return test, _remove_output(text)
+    return Test(test.id, test.path[:_MAX_MESSAGE_CHARS]), None
+
+
+def make_config_view(config: JobConfig) -> Dict[str, Any]:
+    """Return the configuration of a job; what is too long to be shown is cut."""
+    return {name: shorten(value) for name, value in config._asdict().items()}
+
+
+def shorten(value: Any) -> Any:
+    """Return a value of JSON with at most so many characters and items as are shown."""
+    if isinstance(value, str):
+        return value[:_MAX_MESSAGE_CHARS]
+    if isinstance(value, (list, tuple)):
+        return [shorten(each) for each in value[:_MAX_SHOWN_ITEMS]]
+    return value
 
 
 def _remove_output(text: str) -> Any:

@@ -7,14 +7,14 @@ import contextlib
 import os
 import select
 import time
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 
 from ..files import filesystem_errors
 from ..files.blob_store import BlobStore
 from ..files.upload_receiver import UploadReceiver
 from ..jobs import change_signal, database, file_cleanup, paths, queue, queue_location
 from ..jobs.rows import JobRow
-from ..protocol.frames import pack_blob, pack_messages
+from ..protocol.frames import encode_json, pack_blob, pack_messages
 from ..protocol.host_facts import collect_host_facts
 from ..protocol.job import BadJob, NewJob
 from . import job_acceptance, job_details, job_serialization, job_validation
@@ -39,6 +39,10 @@ _MAX_WAIT = 30.0
 _MAX_WATCHED_JOBS = 10_000
 #: Maximum jobs in one list.
 _MAX_LISTED_JOBS = 1000
+#: Bytes of summaries after which a list ends; the client requests the rest.
+_MAX_LIST_BYTES = 8 << 20
+#: Maximum characters of the reason of a refusal, which can repeat parts of the request.
+_MAX_REASON_CHARS = 4000
 #: Maximum bytes of one piece of a log or a package.
 _MAX_PIECE_BYTES = 1 << 20
 
@@ -134,13 +138,11 @@ class JobSession(ChannelSession):
         except queue.RequestRefused as error:
             self._refuse(error)
         except job_validation.NoSuchTest as error:
-            self.send_message("refused", "unknown", str(error))
+            self._send_refusal("unknown", str(error))
         except (ArithmeticError, AttributeError, BadJob, KeyError, TypeError, ValueError) as error:
-            self.send_message("refused", "bad", "%s: %s" % (name, error))
+            self._send_refusal("bad", "%s: %s" % (name, error))
         except OSError as error:
-            self.send_message(
-                "refused", "disk", filesystem_errors.describe_error(error, self.folder)
-            )
+            self._send_refusal("disk", filesystem_errors.describe_error(error, self.folder))
         else:
             if isinstance(answer, Reply):
                 self.send_frame(pack_blob(["answer", answer.value], answer.body))
@@ -150,10 +152,13 @@ class JobSession(ChannelSession):
     def _refuse(self, error: queue.RequestRefused) -> None:
         """Refuse a request.  The notices of a queue that was set aside go to one client only."""
         notices = database.read_notices(self.folder) if error.kind == "corrupt" else {}
-        self.send_message("refused", error.kind, " ".join(notices.values()) or error.message)
+        self._send_refusal(error.kind, " ".join(notices.values()) or error.message)
         for path in notices:
             with contextlib.suppress(OSError):
                 os.unlink(path)
+
+    def _send_refusal(self, kind: str, reason: str) -> None:
+        self.send_message("refused", kind, reason[:_MAX_REASON_CHARS])
 
     # -- opened on first use ----------------------------------------------------
 
@@ -209,11 +214,23 @@ class JobSession(ChannelSession):
         rows = self._open_queue().list_jobs(
             [queue.State(state) for state in states], label, min(limit, _MAX_LISTED_JOBS), before
         )
+        jobs = list(self._make_summaries(rows))
         return {
-            "jobs": [self._make_summary(row) for row in rows],
+            "jobs": jobs,
+            "has_more": len(jobs) < len(rows),
             "counts": {str(state): n for state, n in self._open_queue().count_jobs().items()},
             "worker_error": self._worker.error,
         }
+
+    def _make_summaries(self, rows: Iterable[JobRow]) -> Iterator[Dict[str, Any]]:
+        """Yield the summaries of the first of ``rows``, of at least one."""
+        size = 0
+        for row in rows:
+            if size > _MAX_LIST_BYTES:
+                return
+            summary = self._make_summary(row)
+            size += len(encode_json(summary))
+            yield summary
 
     def _make_summary(self, row: JobRow) -> Dict[str, Any]:
         return job_details.summarize_job(self._open_queue(), row, self.folder)
@@ -268,12 +285,17 @@ class JobSession(ChannelSession):
             self._poller.register(self._changes.fileno(), select.POLLIN)
 
     def _make_change_reply(self, changes: Dict[str, str]) -> Dict[str, Any]:
-        jobs, gone = [], [job for job, state in changes.items() if state == GONE_STATE]
-        for job in changes.keys() - set(gone):
-            try:
-                jobs.append(self._make_summary(self._open_queue().find(job)))
-            except queue.RequestRefused:
-                gone.append(job)  # it was deleted meanwhile
+        """Return the first changes; the client gets the others by its next request."""
+        gone = [job for job, state in changes.items() if state == GONE_STATE]
+
+        def find_rows() -> Iterator[JobRow]:
+            for job in [each for each in changes if changes[each] != GONE_STATE]:
+                try:
+                    yield self._open_queue().find(job)
+                except queue.RequestRefused:
+                    gone.append(job)  # it was deleted meanwhile
+
+        jobs = list(self._make_summaries(find_rows()))
         return {"jobs": jobs, "gone": gone, "worker_error": self._find_worker_error()}
 
     def _find_worker_error(self) -> str:

@@ -118,6 +118,53 @@ def test_what_is_true_is_believed(client: JobClient, monkeypatch: pytest.MonkeyP
     )  # fmt: skip
 
 
+def test_an_answer_in_parts_is_joined(client: JobClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    (frame,) = answer(REPORT)
+    parts = [b"P" + frame[:7], b"P", b"P" + frame[7:90], b"E" + frame[90:]]
+    set_answers(monkeypatch, lambda name, arguments: parts)
+    assert [client.get_job(ID).job.id, client.get_job(ID).job.id] == [ID, ID]
+
+
+def test_an_answer_whose_last_part_does_not_come_is_ended_in_time(
+    client: JobClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.open()
+    monkeypatch.setattr(session, "_REQUEST_TIMEOUT", 0.2)
+
+    def send_parts(on_frame: Any) -> None:
+        while not stop.wait(0.05):
+            on_frame(b"P")
+
+    def send(self: FakeGateway, frame: bytes) -> None:
+        thread.append(threading.Thread(target=send_parts, args=[self._on_frame]))
+        thread[-1].start()
+
+    stop, thread = threading.Event(), list[threading.Thread]()
+    monkeypatch.setattr(FakeGateway, "send", send)
+    try:
+        with pytest.raises(HostLost, match="has not finished a request within"):
+            client.get_job(ID)
+    finally:
+        stop.set()
+        for each in thread:
+            each.join()
+
+
+def test_a_list_that_never_ends_is_ended(
+    client: JobClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[int] = []
+
+    def list_jobs(name: str, arguments: dict[str, Any]) -> list[bytes]:
+        limits.append(arguments["limit"])
+        jobs = [{**JOB, "number": number} for number in (9, 8)]
+        return answer({"jobs": jobs, "counts": {}, "worker_error": "", "has_more": True})
+
+    set_answers(monkeypatch, list_jobs)
+    assert [job.number for job in client.list_jobs(limit=5).jobs] == [9, 8]
+    assert limits == [5, 3]
+
+
 @pytest.mark.parametrize(
     "frames",
     [
@@ -135,6 +182,8 @@ def test_what_is_true_is_believed(client: JobClient, monkeypatch: pytest.MonkeyP
         answer(None),
         answer([]),
         answer("x" + ESCAPE),
+        [b"P" + answer(REPORT)[0], b"E}"],
+        [b"P" + bytes(1 << 20)] * 33,
     ],
     ids=lambda frames: repr(frames[0][:24]),
 )

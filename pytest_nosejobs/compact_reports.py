@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from . import pytest_internals
+
 #: Attributes of which a compact report knows the values; all others must be those of its model.
 _OWN_ATTRIBUTES = frozenset(
     (
@@ -44,7 +46,8 @@ class CompactReport:
         name = " > ".join(filter(None, self._case))
         program = report.nosejobs_program
         report.nodeid = report.nosejobs_nodeid = f"{program}::{name}"
-        report.location = (program, None, f"./{report.nodeid}")
+        pytest_internals.set_node_id(report, report.nosejobs_nodeid)
+        report.location = (program, None, f"./{report.nosejobs_nodeid}")
         report.nosejobs_case = self._case
         report.duration = self.duration
         report.stop = report.start + self.duration

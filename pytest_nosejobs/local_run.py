@@ -5,7 +5,8 @@ The machine is opened like any other host, so that a test has the same outcome e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 import pytest
 from _pytest.runner import runtestprotocol
@@ -94,18 +95,18 @@ class LocalRunner:
         """Run pytest's ordinary protocol, then publish reports of attempts and cases as well."""
         services = self._services
         properties = item.user_properties
-        made = runtestprotocol(item, log=False, nextitem=nextitem)
+        made: Iterable[pytest.TestReport]
+        made = phases = runtestprotocol(item, log=False, nextitem=nextitem)
         # Not earlier: while a test runs, pytest captures what is written to the terminal.
         for rerun in item.rerun_reports:
             services.publisher.publish(item, [rerun])
-        if item.local_result and item.local_result[1].parsed and made[0].passed:
+        if item.local_result and item.local_result[1].parsed and phases[0].passed:
             item.user_properties = properties  # make_report has appended those of the verdict
             # The failure of a fixture at its end is not one of the program.
-            teardown = [each for each in made if each.when == "teardown" and each.failed]
+            teardown = [each for each in phases if each.when == "teardown" and each.failed]
             context = services.make_context(item, *item.local_result, LOCAL_HOST)
-            own = list(services.report_maker.make_reports(context))
-            vars(own[-1])["nosejobs_green"] = context.has_passed_by_cases
-            made = [*own, *teardown]
+            own = services.report_maker.make_reports(context)
+            made = chain(_mark_last(own, context.has_passed_by_cases), teardown)
         services.publisher.publish(item, made)
 
     def make_report(
@@ -144,6 +145,16 @@ class LocalRunner:
     def _show_line(self, number: int, host: str, text: str) -> None:
         if number == 0:
             self._services.terminal.show_output_line(self._nodeid, host, text)
+
+
+def _mark_last(reports: Iterator[pytest.TestReport], is_green: bool) -> Iterator[pytest.TestReport]:
+    """Yield all reports; the last one says whether the program has passed by its cases."""
+    last = next(reports)
+    for report in reports:
+        yield last
+        last = report
+    vars(last)["nosejobs_green"] = is_green
+    yield last
 
 
 class LocalSlot:

@@ -15,7 +15,7 @@ import pytest
 from shell_runner.collection.programs import CollectionRules
 from shell_runner.errors import UsageError
 
-from . import newhooks, options, other_plugins, pytest_internals
+from . import newhooks, options, other_plugins
 from .artifacts import ArtifactReceiver
 from .collection import Collection
 from .durations import DurationHistory
@@ -110,7 +110,7 @@ class Plugin:
 
     def pytest_sessionstart(self) -> None:
         """Start opening the hosts."""
-        self.services.publisher.xml = pytest_internals.get_junit_writer(self.config)
+        self.services.publisher.start()
         if not self.specs:
             return
         self._gc_tuning.begin()

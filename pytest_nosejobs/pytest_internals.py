@@ -7,6 +7,8 @@ these parts, only that convenience is lost.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import IO, Any
 
 import pytest
@@ -31,6 +33,25 @@ def get_junit_writer(config: pytest.Config) -> Any:
     from _pytest.junitxml import xml_key
 
     return config.stash.get(xml_key, None)
+
+
+def replace_junit_writing(
+    config: pytest.Config, xml: Any, write_file: Callable[[Callable[[], object]], object]
+) -> bool:
+    """Let ``write_file`` be called instead of the hook that writes the file of JUnit XML.
+
+    It gets the function of that hook.  Returns whether this pytest has the hook, and the parts
+    of ``xml`` that hold the testcases.
+    """
+    if not isinstance(getattr(xml, "node_reporters_ordered", None), list):
+        return False
+    implementations: list[Any] = config.hook.pytest_sessionfinish.get_hookimpls()
+    for each in implementations:
+        if each.plugin is xml and not each.argnames and hasattr(xml, "logfile"):
+            # Pluggy passes the arguments that the original names: none.
+            each.function = functools.partial(write_file, each.function)
+            return True
+    return False
 
 
 def get_terminal(config: pytest.Config) -> Any:

@@ -98,7 +98,6 @@ class RemoteRun:
         if fleet.needs_tree:
             fleet.provide_tree(self._scan_tree())
         opened = self._wait_for_hosts()
-        services.publisher.start_remote_run()
         skipped = self._report_marker_skips()
         waiting = {num: item for num, item in self._items.items() if num not in skipped}
         controller = self._controller = RunController(

@@ -12,8 +12,11 @@ from . import reports, reruns
 from .items import ShellFailure, ShellItem
 from .reports import ReportContext
 
-#: Modules whose makereport hooks do nothing for a shell test.
-_IRRELEVANT_MODULES = ("_pytest.", f"{__package__}.", "_hypothesis", "hypothesis", "xdist.")
+#: Modules whose makereport hooks do nothing for a shell test.  That of pytest-rerunfailures notes
+#: what its own loop over attempts needs, which does not run shell tests.
+_IRRELEVANT_MODULES = (
+    "_pytest.", f"{__package__}.", "_hypothesis", "hypothesis", "xdist.", "pytest_rerunfailures",
+)  # fmt: skip
 
 
 class ReportMaker:

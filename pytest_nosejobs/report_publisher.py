@@ -7,6 +7,7 @@ reports are made.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Generator, Iterable
 from typing import Any
@@ -18,6 +19,7 @@ from .compact_reports import ReportCompactor
 from .items import ShellItem
 from .reruns import RerunRecorder
 from .terminal import get_verbosity
+from .testcase_storage import TestcaseStorage
 
 #: Hooks that are called for each report.
 _REPORT_HOOKS = (
@@ -26,8 +28,9 @@ _REPORT_HOOKS = (
     "pytest_runtest_logfinish",
     "pytest_report_teststatus",
 )
-#: Modules whose hooks do nothing at the beginning of a test whose end they see.
-_SILENT_MODULES = ("_pytest.", __package__)
+#: Modules whose hooks do nothing at the beginning of a test whose end they see, and keep no
+#: report.  Those of pytest-rerunfailures see the outcome "rerun" only.
+_SILENT_MODULES = ("_pytest.", __package__, "pytest_rerunfailures")
 
 
 class ReportPublisher:
@@ -37,16 +40,26 @@ class ReportPublisher:
         self.reruns = RerunRecorder()
         #: Pytest's writer of JUnit XML, or None.
         self.xml: Any = None
+        self._testcases: TestcaseStorage | None = None
         #: The report that is being published; None in between and in pytest's summary.
         self.current_report: pytest.TestReport | None = None
-        #: Whether no plugin notices more of a remote test than its verdict and its end.
-        self.skips_silent_hooks = False
         self._config = config
         self._compactor = ReportCompactor()
 
-    def start_remote_run(self) -> None:
-        """Decide which hooks are called for remote tests."""
-        self.skips_silent_hooks = _only_pytest_listens(self._config)
+    def start(self) -> None:
+        """Begin to add to pytest's JUnit XML, if it writes any."""
+        xml = self.xml = pytest_internals.get_junit_writer(self._config)
+        storage = TestcaseStorage(xml)
+        if pytest_internals.replace_junit_writing(self._config, xml, storage.write_file):
+            self._testcases = storage
+
+    @functools.cached_property
+    def skips_silent_hooks(self) -> bool:
+        """Return whether no plugin notices more of a remote test than its verdict and its end.
+
+        Only to be asked for after the collection, which may load plugins.
+        """
+        return _only_pytest_listens(self._config)
 
     def publish(self, item: ShellItem, reports: Iterable[pytest.TestReport]) -> None:
         """Publish the reports of a test with all hooks; each case is announced by itself."""
@@ -68,11 +81,9 @@ class ReportPublisher:
             self.publish(item, reports)
             return
         report = None
-        stats = pytest_internals.get_kept_reports(self._config)
         for report in reports:
             if report.when != "setup" or not report.passed or report.duration:
                 self._publish_one(report)
-                self._compactor.compact_last(stats, report)
         is_single = report is not None and report.when == "call" and report.passed
         if self.xml is not None and report is not None and is_single:
             junit_xml.finish_testcase(self.xml, report)
@@ -81,6 +92,9 @@ class ReportPublisher:
         self.prepare(report)
         self._config.hook.pytest_runtest_logreport(report=report)
         self.complete(report)
+        if self.skips_silent_hooks and hasattr(report, "nosejobs_case"):
+            stats = pytest_internals.get_kept_reports(self._config)
+            self._compactor.compact_last(stats, report)
 
     def prepare(self, report: Any) -> None:
         """Do what must precede pytest's own hooks: names for JUnit XML, the count of programs."""
@@ -111,6 +125,8 @@ class ReportPublisher:
         self.reruns.record(report, self.xml)
         if getattr(report, "nosejobs_green", False):
             pytest_internals.forget_failure(self._config, report.nosejobs_program)
+        if self._testcases is not None:
+            self._testcases.store_finished()
 
 
 class XdistReportHooks:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pytest_nosejobs import pytest_internals
 from pytest_nosejobs.compact_reports import CompactReport, ReportCompactor
 
 #: Maximum bytes that the report of a case that passed takes, as docs/outputs.md says.
@@ -14,7 +15,7 @@ MAX_BYTES = 1024
 
 
 def make_report(number: int, when: Any = "call", **more: Any) -> pytest.TestReport:
-    names = ("group", f"case number {number}")
+    names = ("group", f"case [number] {number} [a-b] of x::y")
     nodeid = f"tests/test_many::{' > '.join(names)}"
     attributes = {
         "nosejobs_host": "h1", "nosejobs_case": names, "nosejobs_nodeid": nodeid,
@@ -22,8 +23,9 @@ def make_report(number: int, when: Any = "call", **more: Any) -> pytest.TestRepo
     }  # fmt: skip
     duration = number / 7 if when == "call" else 0.0
     return pytest.TestReport(
-        nodeid, ("tests/test_many", None, f"./{nodeid}"), {"tests": 1}, "passed", None, when, (),
-        duration, 5.0, 5.0 + duration, [("host", "h1"), ("number", number // 3)], **attributes,
+        pytest_internals.parse_node_id(nodeid), ("tests/test_many", None, f"./{nodeid}"),
+        {"tests": 1}, "passed", None, when, (), duration, 5.0, 5.0 + duration,
+        [("host", "h1"), ("number", number // 3)], **attributes,
     )  # fmt: skip
 
 

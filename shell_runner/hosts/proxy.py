@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import select
 import shlex
 import signal
@@ -52,6 +53,8 @@ _VERSION_CHECK = (
 _CHUNK_SIZE = 1 << 16
 #: Maximum number of bytes that are buffered in each direction.
 _MAX_BUFFERED_BYTES = 1 << 20
+#: Bytes beyond which ssh writes no more to the error file.
+MAX_ERROR_FILE_BYTES = 16 << 20
 #: Seconds in which a host may end on its own after the controller has closed its side.
 _GOODBYE_TIMEOUT = 3.0
 _PR_SET_PDEATHSIG = 1
@@ -272,6 +275,10 @@ def _exec_ssh(command: list[str], parent: int, its_input: int, its_output: int) 
         os._exit(1)
     os.dup2(its_input, 0)
     os.dup2(its_output, 1)
+    # A host decides what ssh writes to the error file.  Python ignores SIGXFSZ, and so does ssh.
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    if hard == resource.RLIM_INFINITY or hard > MAX_ERROR_FILE_BYTES:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_ERROR_FILE_BYTES, hard))
     try:
         os.execvp(command[0], command)
     except OSError as error:

@@ -21,6 +21,8 @@ from .frame_guard import VIOLATION_LINE
 PID_LINE = re.compile(r"nosejobs-pid: (\d+)\n")
 #: The line of the error file that says why the connection ended.
 REASON_LINE = re.compile(r"nosejobs-reason: (.*)\n")
+#: Bytes that are read from the start and from the end of a longer file.
+_PART_BYTES = 32 << 10
 
 
 class ErrorFile:
@@ -51,9 +53,15 @@ class ErrorFile:
     def _read_all(self) -> str:
         with self._closing:
             if self._descriptor >= 0:
-                self._final_text = os.pread(self._descriptor, 64 << 10, 0).decode(
-                    "utf-8", "replace"
-                )
+                data = os.pread(self._descriptor, 2 * _PART_BYTES, 0)
+                size = os.fstat(self._descriptor).st_size
+                if size > len(data):
+                    # The proxy's reason is at the end, after all that ssh has written.
+                    start = max(size - _PART_BYTES, 0)
+                    data = (
+                        data[:_PART_BYTES] + b"\n" + os.pread(self._descriptor, _PART_BYTES, start)
+                    )
+                self._final_text = data.decode("utf-8", "replace")
             return self._final_text
 
     def kill_writer(self) -> None:

@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from shell_runner.hosts import proxy
-from shell_runner.hosts.proxy_errors import PID_LINE, REASON_LINE
+from shell_runner.hosts.frame_guard import VIOLATION_LINE
+from shell_runner.hosts.proxy_errors import PID_LINE, REASON_LINE, ErrorFile
 from tests.helpers.single_host_run import write_program
 
 PLAIN = {"kind": "ssh", "address": "me@h", "python": "", "ssh_config": "", "errors": ""}
@@ -99,6 +100,34 @@ def test_a_hostile_host_is_ended_with_a_reason(tmp_path: Path) -> None:
     assert "STATUS" in match[1]
     assert done.stdout in ("", "1")
     assert done.returncode == 1
+
+
+_FLOOD = """
+try:
+    for _ in range(40): os.write(2, b"n" * (1 << 20))
+except OSError: pass
+"""
+
+
+def test_a_host_cannot_fill_the_disk_by_errors(tmp_path: Path) -> None:
+    fake_ssh(tmp_path, _FLOOD + "os.write(1, b'1' + bytes(9)); sys.stdin.read()")
+    _, errors = run_proxy(tmp_path, str(tmp_path))
+    assert errors.count("n") > proxy.MAX_ERROR_FILE_BYTES / 2
+    assert len(errors) < proxy.MAX_ERROR_FILE_BYTES + 4096
+    assert REASON_LINE.search(errors)
+
+
+def test_many_errors_do_not_hide_the_reason() -> None:
+    file = ErrorFile()
+    try:
+        assert file.close_reason() == ""
+        lines = [b"nosejobs-pid: 1\n", b"noise\n" * 100_000, VIOLATION_LINE.encode()]
+        Path(file.path).write_bytes(b"".join(lines) + b"nosejobs-reason: too large\n")
+        assert file.close_reason() == "too large"
+        assert file.was_ended_by_guard()
+        assert len(file.read()) < 100_000
+    finally:
+        file.close()
 
 
 def test_the_end_of_the_proxy_is_the_end_of_ssh(tmp_path: Path) -> None:

@@ -169,6 +169,16 @@ def _contain(
     return Outcome(*json.loads(text))
 
 
+class _ReapingWatch(process_watch.PeakMemory):
+    """Peak memory of a process, which also reaps orphans: chains of them exhaust process ids."""
+
+    def sample(self, root: int) -> None:
+        super().sample(root)
+        for pid in process_tree.list_children(os.getpid()):
+            if pid != root:
+                os.waitpid(pid, os.WNOHANG)
+
+
 def _watch(
     command: Sequence[str], folder: Path, tmp: Path, case: NastyProgram, start: float
 ) -> list[Any]:
@@ -179,7 +189,7 @@ def _watch(
             command, cwd=folder, env=env, stdin=null, stdout=null, stderr=null,
             start_new_session=True,
         )  # fmt: skip
-    hung, memory = False, process_watch.PeakMemory()
+    hung, memory = False, _ReapingWatch()
     patience = start + _PATIENCE * (2 if case.heavy else 1)
     try:
         process_watch.watch_until_exit(process, patience, memory)

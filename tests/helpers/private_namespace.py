@@ -15,6 +15,11 @@ UNSHARE = (
     "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
     "--propagation", "private",
 )  # fmt: skip
+#: Checks, after the command, that the mounts are the same as before it; ``$BEFORE`` is a file.
+COMPARE_MOUNTS = """
+list() { cut -d" " -f1,4,5 /proc/self/mountinfo; }
+list >"$BEFORE"; "$@"; status=$?; list | diff - "$BEFORE" || exit 99; exit $status
+"""
 
 
 @functools.cache

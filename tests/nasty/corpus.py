@@ -94,13 +94,24 @@ PROCESSES = (
         "trace_slot.c", ERROR, "stopped from outside", timeout=0.5, needs=("cc", "ptrace")
     ),
     NastyProgram("kill_slot.sh", ERROR, "its slot died: killed by SIGKILL", compared=True),
-    NastyProgram("garbage_frame.py", ERROR, "sent an invalid message", needs=("getfd",)),
-    NastyProgram(
-        "garbage_frame.py",
-        ERROR,
-        "a frame of 4294967295 bytes",
-        needs=("getfd",),
-        name="test_huge_frame",
+    *(
+        NastyProgram(
+            "garbage_frame.py",
+            ERROR,
+            f"sent an invalid message ({message}",
+            timeout=timeout,
+            needs=("getfd",),
+            name=f"test_{name}_frame",
+        )
+        for name, message, timeout in (
+            ("garbage", "not a message", 20.0),
+            ("huge", "a frame of 4294967295 bytes", 20.0),
+            ("empty", "", 20.0),
+            ("binary", "not a message", 20.0),
+            ("partial", "", 0.5),
+            ("nested", "nested too deeply", 20.0),
+            ("other", "", 20.0),
+        )
     ),
     NastyProgram("kill_others.py", PASSED),
     expect_timeout("fork_storm.pl", compared=True),
@@ -122,7 +133,9 @@ PROCESSES = (
     NastyProgram("signals_clean.py", PASSED),
     NastyProgram("slot_state.py", PASSED),
     NastyProgram("pipe_signal.py", PASSED),
+    NastyProgram("slot_priorities.py", PASSED),
     NastyProgram("pipe_packets.py", PASSED, output="the end"),
+    NastyProgram("pipe_size.py", PASSED),
     *(NastyProgram("state_clean.py", PASSED, name=f"test_state_clean_{n}") for n in range(4)),
 )
 
@@ -183,9 +196,16 @@ FILES = (
 )
 
 #: Programs whose results reach a limit; they run separately, with artifacts.
-RESULTS = (NastyProgram("deep_outputs.py", PASSED),)
-#: Fails in this number of cases, each of which is a testcase of its own.
-LARGE_FAILURES, LARGE_FAILURES_COUNT = NastyProgram("large_failures.py", FAILED), 300
+RESULTS = (
+    NastyProgram("deep_outputs.py", PASSED),
+    NastyProgram("odd_outputs.py", PASSED),
+    NastyProgram("large_streams.py", FAILED, "exit 1"),
+)
+#: Each reports many cases: the number of those that failed, and of those that passed.
+CASES = {
+    NastyProgram("large_failures.py", FAILED): (300, 0),
+    NastyProgram("many_cases.py", FAILED): (0, 2000),
+}
 
 _NAMES: tuple[str | bytes, ...] = (
     "test_two words.sh",
@@ -245,7 +265,11 @@ SIGNALS = tuple(_expect_signal(number) for number in (*range(1, 19), *range(20, 
 #: their own, each followed by one that finds its directories in order.
 DIRECTORIES = (
     NastyProgram("home_link.sh", PASSED),
+    NastyProgram("home_parent_link.sh", PASSED),
+    NastyProgram("home_swap.py", PASSED, leftovers="1 process", name="base/test_home_swap"),
+    NastyProgram("tmp_loop.sh", PASSED),
     NastyProgram("tmp_mounted_link.sh", PASSED),
+    NastyProgram("mount_on_link.sh", PASSED, needs=("mount",), name="links/test_mount_on_link.sh"),
     NastyProgram("bind_root.sh", PASSED, needs=("mount",)),
     NastyProgram("bind_over_tmp.sh", PASSED, needs=("mount",), name="over/test_bind_over.sh"),
     NastyProgram("base_link.sh", PASSED, name="base/test_link.sh"),
@@ -259,7 +283,8 @@ DIRECTORIES = (
 
 #: Programs that share a run.  Files come first, since fork storms slow down the others.
 TOGETHER = (*FILES, *NAMES, *EXITS, *SIGNALS, *OUTPUT, *PROCESSES)
-#: Kills its host, and so runs separately.
+#: Kill their hosts, and so run separately; the second one in namespaces.
+KILL_ALL = NastyProgram("kill_all.sh", ERROR, "host")
 KILL_HOST = NastyProgram("kill_host.sh", ERROR, "host")
 #: Fills the temporary file system, which is a small one for this purpose.
 FULL = NastyProgram("full_tmp.sh", PASSED, output="no room left", needs=("mount",))
@@ -268,9 +293,25 @@ FULL = NastyProgram("full_tmp.sh", PASSED, output="no room left", needs=("mount"
 _PYTHON = f"#!{os.path.realpath(sys.executable)} -IS".encode()
 
 
-def filter_runnable(programs: Iterable[NastyProgram]) -> list[NastyProgram]:
-    """Return the programs whose requirements this machine meets."""
-    return [program for program in programs if all(_is_available(name) for name in program.needs)]
+def filter_runnable(programs: Iterable[NastyProgram], user: str = "") -> list[NastyProgram]:
+    """Return the programs whose requirements this machine meets, for another user if given."""
+    return [
+        program for program in programs if all(_is_available(name, user) for name in program.needs)
+    ]
+
+
+def build_user_prefix(user: str) -> tuple[str, ...]:
+    """Return the command that executes a command as another user; empty for this user.
+
+    The user may read all files, since the interpreter may be below the home directory of root.
+    """
+    if not user:
+        return ()
+    capability = "+dac_read_search"
+    return (
+        "setpriv", f"--reuid={user}", "--regid=65534", "--clear-groups",
+        f"--inh-caps={capability}", f"--ambient-caps={capability}", "--",
+    )  # fmt: skip
 
 
 #: Takes standard input of the parent process.
@@ -291,11 +332,12 @@ _PROBES = {
 
 
 @functools.cache
-def _is_available(name: str) -> bool:
+def _is_available(name: str, user: str = "") -> bool:
     if name not in _PROBES:
         return shutil.which(name) is not None
     env = {**os.environ, **({"TMPDIR": TMP} if TMP else {})}
-    result = subprocess.run(["sh", "-c", _PROBES[name]], env=env, capture_output=True, check=False)
+    command = [*build_user_prefix(user), "sh", "-c", _PROBES[name]]
+    result = subprocess.run(command, env=env, capture_output=True, check=False)
     return result.returncode == 0
 
 

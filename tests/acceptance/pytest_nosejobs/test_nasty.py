@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-import uuid
-import xml.etree.ElementTree as ET
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -17,124 +10,10 @@ import pytest
 from tests.helpers import private_namespace
 from tests.nasty import corpus, process_watch
 from tests.nasty.corpus import NastyProgram
+from tests.nasty.nasty_run import NastyRun, NastyTestcase, check, count_cases, get_key
 
-ROOT = Path(__file__).parents[3]
 HERE: tuple[str, ...] = ()
 GATEWAY = ("--nosejobs=2*popen",)
-
-
-@dataclass
-class Testcase:
-    """The content of one testcase of JUnit XML."""
-
-    outcome: str = corpus.PASSED
-    message: str = ""
-    output: str = ""
-    properties: dict[str, str] = field(default_factory=dict)
-
-
-class Run:
-    """A run of pytest over a tree of nasty programs."""
-
-    def __init__(
-        self, folder: Path, cases: Iterable[NastyProgram], options: Iterable[str] = ()
-    ) -> None:
-        self.marker = f"nasty-{uuid.uuid4().hex}"
-        self.tree = folder / self.marker
-        self.tree.mkdir(parents=True)
-        self.xml = folder / f"{self.marker}.xml"
-        self.tmp = Path(corpus.TMP or folder) / f"{self.marker}-tmp"
-        self.tmp.mkdir()
-        corpus.write_tree(self.tree, cases)
-        self.output = ""
-        self._options = options
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self, before: Iterable[str] = ()) -> Run:
-        """Start the run; ``before`` is a command that executes the interpreter."""
-        ini = {
-            "nosejobs_grace": "0.3",
-            "nosejobs_pass_env": "NASTY_MARKER",
-            "junit_logging": "all",
-        }
-        command = [
-            *before, sys.executable, "-m", "pytest", "-q", f"--rootdir={self.tree}",
-            f"--junitxml={self.xml}", "-p", "no:randomly",
-            *(word for name, value in ini.items() for word in ("-o", f"{name}={value}")),
-            *self._options,
-        ]  # fmt: skip
-        env = {
-            **os.environ, "TMPDIR": str(self.tmp), "NASTY_MARKER": self.marker,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-        }  # fmt: skip
-        self.log = self.xml.with_suffix(".log").open("w+b")
-        self.process = subprocess.Popen(
-            command, cwd=self.tree, env=env, stdout=self.log, stderr=subprocess.STDOUT
-        )
-        return self
-
-    def finish(self, timeout: float = 120.0) -> int:
-        """Wait for the end of the run; return its exit status."""
-        assert self.process is not None
-        status = self.process.wait(timeout)
-        self.read_log()
-        return status
-
-    def read_log(self) -> None:
-        self.log.seek(0)
-        self.output = self.log.read().decode(errors="replace")
-        self.log.close()
-
-    def results(self) -> dict[str, Testcase]:
-        """Return the testcases by ``class/name``, where the class is the folder."""
-        testcases = {}
-        for element in ET.parse(self.xml).iter("testcase"):
-            testcases[f"{element.get('classname')}/{element.get('name')}"] = _read_testcase(element)
-        return testcases
-
-    def get_testcase(self, case: NastyProgram) -> Testcase:
-        """Return the testcase of one program."""
-        return self.results()[_key(case)]
-
-    def list_leftovers(self) -> list[str]:
-        """Return processes and temporary folders that are left."""
-        processes = process_watch.find_leftovers(self.marker)
-        return [*processes, *map(str, self.tmp.glob("nosejobs-*"))]
-
-    def remove(self) -> None:
-        shutil.rmtree(self.tmp, ignore_errors=True)
-
-
-def _key(case: NastyProgram) -> str:
-    folder, _, name = case.id.rpartition("/")
-    return f"{folder.replace('/', '.') or '.'}/{name}"
-
-
-def _read_testcase(element: ET.Element) -> Testcase:
-    testcase = Testcase()
-    for tag, outcome in (
-        ("failure", corpus.FAILED), ("error", corpus.ERROR), ("skipped", corpus.SKIPPED),
-    ):  # fmt: skip
-        problem = element.find(tag)
-        if problem is not None:
-            testcase.outcome = outcome
-            testcase.message = f"{problem.get('message')}\n{problem.text}"
-    streams = [element.find("system-out"), element.find("system-err")]
-    testcase.output = "".join(each.text or "" for each in streams if each is not None)
-    for each in element.iter("property"):
-        testcase.properties[each.get("name", "")] = each.get("value", "")
-    return testcase
-
-
-def check(case: NastyProgram, found: Testcase) -> None:
-    """Check a testcase against all expectations of the table."""
-    assert found.outcome == case.outcome, found.message
-    assert case.message in found.message
-    assert case.output in found.output
-    if case.leftovers:
-        assert case.leftovers in found.properties.get("leftovers", "")
-    else:
-        assert "leftovers" not in found.properties
 
 
 TOGETHER = corpus.filter_runnable(corpus.TOGETHER)
@@ -146,10 +25,12 @@ PLACES = {
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterable[dict[str, Run]]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterable[dict[str, NastyRun]]:
     """Yield a run for each place; both have run at the same time."""
     folder = tmp_path_factory.mktemp("nasty")
-    runs_by_place = {name: Run(folder, cases, options) for name, (options, cases) in PLACES.items()}
+    runs_by_place = {
+        name: NastyRun(folder, cases, options) for name, (options, cases) in PLACES.items()
+    }
     for run in runs_by_place.values():
         run.start()
     for run in runs_by_place.values():
@@ -160,7 +41,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterable[dict[str, Run]]:
 
 
 @pytest.fixture(scope="module")
-def results(runs: dict[str, Run]) -> dict[str, dict[str, Testcase]]:
+def results(runs: dict[str, NastyRun]) -> dict[str, dict[str, NastyTestcase]]:
     return {name: run.results() for name, run in runs.items()}
 
 
@@ -172,17 +53,19 @@ def results(runs: dict[str, Run]) -> dict[str, dict[str, Testcase]]:
         for number, case in enumerate(cases)
     ],
 )
-def test_outcome(place: str, case: NastyProgram, results: dict[str, dict[str, Testcase]]) -> None:
-    check(case, results[place][_key(case)])
+def test_outcome(
+    place: str, case: NastyProgram, results: dict[str, dict[str, NastyTestcase]]
+) -> None:
+    check(case, results[place][get_key(case)])
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_nothing_is_left_behind(place: str, runs: dict[str, Run]) -> None:
+def test_nothing_is_left_behind(place: str, runs: dict[str, NastyRun]) -> None:
     assert runs[place].list_leftovers() == []
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_reports_are_whole(place: str, runs: dict[str, Run]) -> None:
+def test_reports_are_whole(place: str, runs: dict[str, NastyRun]) -> None:
     run = runs[place]
     etree = pytest.importorskip("lxml.etree")
     tests = etree.parse(str(run.xml)).findall(".//testcase")
@@ -192,7 +75,9 @@ def test_reports_are_whole(place: str, runs: dict[str, Run]) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_bound_into_a_temporary_directory_stays(place: str, runs: dict[str, Run]) -> None:
+def test_what_is_bound_into_a_temporary_directory_stays(
+    place: str, runs: dict[str, NastyRun]
+) -> None:
     case = next((case for case in TOGETHER if case.file == "bind_mount.sh"), None)
     if case is None:
         pytest.skip("needs root")
@@ -200,7 +85,7 @@ def test_what_is_bound_into_a_temporary_directory_stays(place: str, runs: dict[s
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_leftovers_are_warned_of_once_a_test(place: str, runs: dict[str, Run]) -> None:
+def test_leftovers_are_warned_of_once_a_test(place: str, runs: dict[str, NastyRun]) -> None:
     lines = [line for line in runs[place].output.splitlines() if "LeftoversWarning" in line]
     expected = [case for case in PLACES[place][1] if case.leftovers]
     assert len(lines) == len(expected)
@@ -213,7 +98,7 @@ INNOCENT = NastyProgram("named.sh", corpus.PASSED, output="no matter", name="tes
 
 def test_a_killed_host_is_named_and_others_go_on(tmp_path: Path) -> None:
     specs = "popen//id=one,popen//id=two,popen//id=three"
-    run = Run(tmp_path, [corpus.KILL_HOST, INNOCENT], [f"--nosejobs={specs}"]).start()
+    run = NastyRun(tmp_path, [corpus.KILL_HOST, INNOCENT], [f"--nosejobs={specs}"]).start()
     assert run.finish() == 6, run.output
     testcase = run.get_testcase(corpus.KILL_HOST)
     check(corpus.KILL_HOST, testcase)
@@ -227,7 +112,7 @@ def test_a_killed_host_is_named_and_others_go_on(tmp_path: Path) -> None:
 
 def test_a_killed_host_here_is_an_error_of_its_test_alone(tmp_path: Path) -> None:
     after = NastyProgram("named.sh", corpus.PASSED, output="no matter", name="test_z_after.sh")
-    run = Run(tmp_path, [corpus.KILL_HOST, INNOCENT, after]).start()
+    run = NastyRun(tmp_path, [corpus.KILL_HOST, INNOCENT, after]).start()
     assert run.finish() == 6, run.output
     for case in (corpus.KILL_HOST, INNOCENT, after):
         check(case, run.get_testcase(case))
@@ -239,13 +124,14 @@ def test_a_killed_host_here_is_an_error_of_its_test_alone(tmp_path: Path) -> Non
 def test_results_at_their_limits_cost_no_other_test(
     options: tuple[str, ...], tmp_path: Path
 ) -> None:
-    cases = [*corpus.RESULTS, corpus.LARGE_FAILURES, INNOCENT]
-    run = Run(tmp_path, cases, [*options, f"--nosejobs-artifacts={tmp_path / 'art'}"]).start()
+    cases = [*corpus.RESULTS, *corpus.CASES, INNOCENT]
+    run = NastyRun(tmp_path, cases, [*options, f"--nosejobs-artifacts={tmp_path / 'art'}"]).start()
     run.finish()
     for case in (*corpus.RESULTS, INNOCENT):
         check(case, run.get_testcase(case))
-    failures = [name for name, found in run.results().items() if found.outcome == corpus.FAILED]
-    assert len(failures) == corpus.LARGE_FAILURES_COUNT
+    results = run.results()
+    for case, counts in corpus.CASES.items():
+        assert count_cases(case, results) == counts
     assert "INTERNALERROR" not in run.output
     assert "hosts lost" not in run.output
     assert run.list_leftovers() == []
@@ -259,7 +145,7 @@ def test_a_full_file_system_harms_nobody_else(options: tuple[str, ...], tmp_path
         NastyProgram("named.sh", corpus.PASSED, name=f"test_z_{number}.sh") for number in range(3)
     ]
     cases = [corpus.FULL, *after]
-    run = Run(tmp_path, cases, options)
+    run = NastyRun(tmp_path, cases, options)
     mount = f'mount -t tmpfs -o size=2m none {run.tmp} && exec "$@"'
     done = run.start(["unshare", "--mount", "sh", "-c", mount, "sh"]).finish()
     # Another test may fail because the disk is full at that moment.
@@ -270,13 +156,6 @@ def test_a_full_file_system_harms_nobody_else(options: tuple[str, ...], tmp_path
     check(corpus.FULL, run.get_testcase(corpus.FULL))
     assert run.list_leftovers() == []
     run.remove()
-
-
-#: Checks, after the command, that the mounts are the same as before it.
-_COMPARE_MOUNTS = """
-list() { cut -d" " -f1,4,5 /proc/self/mountinfo; }
-list >"$BEFORE"; "$@"; status=$?; list | cmp - "$BEFORE" || exit 99; exit $status
-"""
 
 
 @private_namespace.needs_namespace
@@ -291,14 +170,14 @@ def test_links_and_mounts_in_place_of_directories(
         NastyProgram("clean_directories.sh", corpus.PASSED, name=f"test_z_{number}.sh")
         for number in range(4)
     ]
-    run = Run(tmp_path, [case, *after], options)
+    run = NastyRun(tmp_path, [case, *after], options)
     monkeypatch.setenv("BEFORE", str(tmp_path / "mounts"))
-    run.start([*private_namespace.UNSHARE, "sh", "-c", _COMPARE_MOUNTS, "sh"])
+    run.start([*private_namespace.UNSHARE, "sh", "-c", private_namespace.COMPARE_MOUNTS, "sh"])
     assert run.finish() == 0, run.output
     for each in (case, *after):
         check(each, run.get_testcase(each))
         assert (run.tree / each.path).exists()
-    if (run.tree / "base" / "foreign").exists():
+    if (run.tree / "base" / "foreign" / "out").exists():
         assert len(list((run.tree / "base" / "foreign").rglob("file"))) == 4
     assert run.list_leftovers() == []
     run.remove()
@@ -307,7 +186,7 @@ def test_links_and_mounts_in_place_of_directories(
 @pytest.mark.parametrize("mode", ["fail", "ignore"])
 def test_what_leftovers_come_to(mode: str, tmp_path: Path) -> None:
     case = NastyProgram("hold_stdout.sh", corpus.PASSED)
-    run = Run(tmp_path, [case], [*GATEWAY, "-o", f"nosejobs_leftovers={mode}"]).start()
+    run = NastyRun(tmp_path, [case], [*GATEWAY, "-o", f"nosejobs_leftovers={mode}"]).start()
     run.finish()
     testcase = run.get_testcase(case)
     assert testcase.outcome == (corpus.FAILED if mode == "fail" else corpus.PASSED)
@@ -327,7 +206,7 @@ def test_floods_take_little_memory(tmp_path: Path) -> None:
 
 
 def _memory(folder: Path, cases: Iterable[NastyProgram]) -> process_watch.PeakMemory:
-    run = Run(folder, cases, ["--nosejobs=popen"]).start()
+    run = NastyRun(folder, cases, ["--nosejobs=popen"]).start()
     assert run.process is not None
     memory = process_watch.watch_until_exit(run.process, 120.0)
     run.read_log()

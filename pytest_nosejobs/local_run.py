@@ -108,6 +108,7 @@ class LocalRunner:
             own = services.report_maker.make_reports(context)
             made = chain(_mark_last(own, context.has_passed_by_cases), teardown)
         services.publisher.publish(item, made)
+        item.local_result = None  # it may hold many cases, and pytest keeps all items
 
     def make_report(
         self, item: ShellItem, call: pytest.CallInfo[None], report: pytest.TestReport

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from shell_runner.remote.processes import process_tree  # noqa: E402
-from tests.nasty import corpus, process_watch  # noqa: E402
+from tests.nasty import corpus, corpus_table, process_watch  # noqa: E402
 from tests.nasty.corpus import NastyProgram  # noqa: E402
 
 NAME = "nasty"
@@ -277,22 +277,6 @@ def main(smoke: bool) -> dict[str, Any]:
     return numbers if smoke else {**numbers, **flood()}
 
 
-#: Programs that have no room for a comment.
-_MEANINGS = {
-    "crlf.sh": "A shebang that ends in a CR",
-    "foreign": "A binary of another machine",
-    "no_interpreter.sh": "An interpreter that is not there",
-}
-
-
-def _meaning(case: NastyProgram) -> str:
-    """Return the comment at the head of the program, up to its first full stop."""
-    for line in (corpus.PROGRAMS / case.file).read_text(errors="replace").splitlines():
-        if line.startswith(("# ", "/* ")):
-            return line.strip("#/* ").rstrip(".")
-    return _MEANINGS.get(case.file, case.file)
-
-
 def write(path: Path) -> None:
     """Write the whole table, one line for each case."""
     names = [name for name in RUNNERS if _has(name)]
@@ -339,9 +323,12 @@ def _page(
     for case, found in rows:
         should = "pass" if case.outcome == corpus.PASSED else "fail"
         cells = " | ".join(str(found[name]) for name in names)
-        lines.append(f"| {_meaning(case)} (`{case.file}`) | {should} | {cells} |")
+        lines.append(
+            f"| {corpus_table.describe_program(case)} (`{case.file}`) | {should} | {cells} |"
+        )
     lines.append(f"| **all {len(rows)}** | | {' | '.join(total(name) for name in names)} |")
-    return "\n".join(lines) + "\n"
+    lines += ["", _CORPUS_INTRODUCTION, corpus_table.build_corpus_table()]
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
 _INTRODUCTION = """\
@@ -349,8 +336,7 @@ _INTRODUCTION = """\
 
 Results of programs that harm the process that runs them, under nosejobs and under other test
 runners. `python benchmarks/nasty.py` writes this page. The programs are in
-`tests/nasty/programs`; the test suite runs them and many more, locally and through a gateway, and
-checks the column of nosejobs.
+`tests/nasty/programs`; the test suite runs [all of them](#the-whole-corpus).
 
 Each runner runs each program alone, with its default settings and with the timeout of the program
 if the runner has timeouts (prove has none). *right*: the runner reports pass or fail as expected.
@@ -363,6 +349,20 @@ had ended. Measured on {cores} cores, {system}, Python {python}.
 With a gigabyte of output, the controller of nosejobs peaks at {flood_controller_mb} MB above
 idle, the process that serves it at {flood_host_mb} MB, the slot that runs the program at
 {flood_slot_mb} MB.
+"""
+
+_CORPUS_INTRODUCTION = """\
+## The whole corpus
+
+The test suite checks the outcome of each program, the words of its report, and that no process and
+no temporary file is left. *All places* means: as root locally, as root on `popen` hosts, as another
+user locally, over an agent of root, and over an agent of another user. *Here* means: as root
+locally and on `popen` hosts. A program that needs a permission, such as to mount, runs only where
+it has it. Programs that could detach file systems or kill other processes run in namespaces of
+their own.
+
+*Outcome* is that of the test; *words* must be in the message of a failure or an error; *leftovers*
+are the processes that the report must name, all of which are killed.
 """
 
 

@@ -27,6 +27,8 @@ URL_VARIABLE = "NOSEJOBS_URL"
 _REQUEST_TIMEOUTS = (5.0, 60.0)
 #: Maximum bytes of a line of server-sent events; a chunk of a log is one line.
 _MAX_EVENT_LINE_BYTES = 16 << 20
+#: Fields of an event that are read; others are ignored.
+_EVENT_FIELDS = ("event", "data", "id")
 #: Seconds that one request waits for a change.
 MAX_WAIT_SECONDS = 25.0
 #: Seconds between two requests to a dispatcher that is being restarted.
@@ -216,9 +218,11 @@ def _parse_events(lines: Iterator[bytes]) -> Iterator[ServerSentEvent]:
     fields: Mapping[str, str] = {}
     for line in lines:
         name, _, value = line.decode("utf-8", "replace").partition(": ")
-        if name:
+        if name in _EVENT_FIELDS:
             fields = {**fields, name: value}
-        elif not line and "data" in fields:
+        elif line:
+            continue  # a comment or an unknown field
+        elif "data" in fields:
             data = json.loads(fields["data"])
             yield ServerSentEvent(fields.get("event", ""), data, fields.get("id", ""))
             fields = {}

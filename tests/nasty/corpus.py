@@ -284,7 +284,7 @@ DIRECTORIES = (
 #: Programs that share a run.  Files come first, since fork storms slow down the others.
 TOGETHER = (*FILES, *NAMES, *EXITS, *SIGNALS, *OUTPUT, *PROCESSES)
 #: Kill their hosts, and so run separately; the second one in namespaces.
-KILL_ALL = NastyProgram("kill_all.sh", ERROR, "host")
+KILL_ALL = NastyProgram("kill_all.sh", ERROR, "host lost: lost with")
 KILL_HOST = NastyProgram("kill_host.sh", ERROR, "host")
 #: Fills the temporary file system, which is a small one for this purpose.
 FULL = NastyProgram("full_tmp.sh", PASSED, output="no room left", needs=("mount",))

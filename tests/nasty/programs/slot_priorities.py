@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Changes more of what its parent passes on: I/O priority, other limits, timer slack of its own.
+# Changes more of what its parent passes on: I/O priority and other limits.
 import ctypes
 import os
 import resource

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Checks that nothing is left of what slot_*.py and pipe_*.py change.
+# Checks that nothing is left of what other programs change on their slot or its pipes.
 import ctypes
 import fcntl
 import os

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from shell_runner.errors import UsageError
+from shell_runner.reporting import artifact_files
 from shell_runner.reporting.artifact_files import ArtifactFiles
 
 
@@ -52,6 +53,18 @@ def test_more_than_the_limit_is_refused(artifacts: ArtifactFiles) -> None:
     with pytest.raises(ValueError, match="than 100 bytes"):
         artifacts.add(folder, "b", b"x" * 60)
     artifacts.add(artifacts.get_folder("test_b", 1), "b", b"x" * 60)
+
+
+def test_more_files_than_the_limit_are_refused(
+    artifacts: ArtifactFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifact_files, "_MAX_FILES", 3)
+    folder = artifacts.get_folder("test_a", 1)
+    for name in "abcabc":
+        artifacts.add(folder, name, b"")
+    with pytest.raises(ValueError, match="more than 3 files"):
+        artifacts.add(folder, "d", b"")
+    artifacts.add(artifacts.get_folder("test_b", 1), "d", b"")
 
 
 def test_attempts_have_folders_of_their_own(artifacts: ArtifactFiles) -> None:

@@ -1,11 +1,17 @@
 """A fuzzer of what a slot sends: any bytes are messages, or the death of the slot alone."""
 
+from typing import Any
 from unittest import mock
 
 import pytest
 
 from shell_runner.remote.execution import slot_handle
-from shell_runner.remote.protocol.frames import FrameDecoder, frame_message
+from shell_runner.remote.protocol.frames import (
+    MAX_MESSAGE_BYTES,
+    MAX_MESSAGE_VALUES,
+    FrameDecoder,
+    frame_message,
+)
 from shell_runner.remote.protocol.model import Execution, Setup, Test
 from tests.helpers.fuzzing import iterate_seeds, load_corpus, mutate
 
@@ -38,6 +44,7 @@ def _read_all(data: bytes) -> tuple[list[str], bool]:
         handle = slot_handle.SlotHandle(0, Setup("/"), "/tmp/session/0")
     handle.socket.close()
     handle.assigned.extend(Test(number, "x") for number in range(3))
+    handle.request_return([1])
     handle.socket = _FakeSocket(data)  # type: ignore[assignment]
     kinds = []
     is_alive = True
@@ -60,6 +67,30 @@ def test_what_a_slot_sends_is_understood() -> None:
     kinds, is_killed = _read_all(_VALID)
     assert kinds == ["running", "line", "artifacts", "done", "returned"]
     assert not is_killed
+
+
+_DONE = ["done", Execution(0, 1, exit_status=0)]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [["returned", [0]]],
+        [["returned", [1, 2]]],
+        [["recalled", [0, 1, 2]]],
+        [["running", 0, 1.0], ["running", 0, 1.0]],
+        [["retired"]],
+        [_DONE, ["running", 1, 1.0], ["retired"]],
+        [_DONE, ["retired"], ["done", Execution(1, 1, exit_status=0)]],
+        [_DONE, ["retired"], ["retired"]],
+        [["line", 0, "x" * MAX_MESSAGE_BYTES]],
+        [["done", Execution(0, 1, leftovers=("x" * MAX_MESSAGE_BYTES,))]],
+        [["done", Execution(0, 1, leftovers=("",) * MAX_MESSAGE_VALUES)]],
+    ],
+)
+def test_a_message_that_no_slot_sends_at_this_moment_kills_the_slot(messages: list[Any]) -> None:
+    # The controller would drop the host for it, or the pool would run the test again for ever.
+    assert _read_all(b"".join(map(frame_message, messages)))[1]
 
 
 @pytest.mark.parametrize("data", load_corpus("slot_frames"))

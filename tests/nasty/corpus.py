@@ -111,6 +111,7 @@ PROCESSES = (
             ("partial", "", 0.5),
             ("nested", "nested too deeply", 20.0),
             ("other", "", 20.0),
+            ("retired", "", 0.5),
         )
     ),
     NastyProgram("kill_others.py", PASSED),
@@ -134,6 +135,7 @@ PROCESSES = (
     NastyProgram("slot_state.py", PASSED),
     NastyProgram("pipe_signal.py", PASSED),
     NastyProgram("slot_priorities.py", PASSED),
+    NastyProgram("pool_state.py", PASSED),
     NastyProgram("pipe_packets.py", PASSED, output="the end"),
     NastyProgram("pipe_size.py", PASSED),
     *(NastyProgram("state_clean.py", PASSED, name=f"test_state_clean_{n}") for n in range(4)),

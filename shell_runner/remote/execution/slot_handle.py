@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from typing import Deque, List, Optional, Tuple, Union
+from typing import Deque, List, Optional, Set, Tuple, Union
 
 from .. import command_lines
 from ..processes import process_tree
@@ -22,7 +22,7 @@ from ..protocol import verdict
 from ..protocol.frames import FrameDecoder, frame_message
 from ..protocol.model import Setup, Test
 from . import slot
-from .slot_messages import NO_TEST, SlotMessage, parse_slot_message
+from .slot_messages import NO_TEST, InvalidMessageError, SlotMessage, parse_slot_message
 
 #: Seconds after the end of timeout and grace at which a slot is killed: a slot that is stopped
 #: (SIGSTOP), one that uses no CPU time, and one that does (it may have to remove millions of
@@ -139,9 +139,13 @@ class SlotHandle:
         self.active_since = 0.0
         #: Tests that the slot has given back after ``request_recall``.
         self.recalled: List[Test] = []
+        #: Numbers of tests that the slot was asked to give back.
+        self._requested: Set[int] = set()
         self._is_recall_pending = False
         #: The slot ended by itself, between two tests.
         self.has_retired = False
+        #: The current test was reported as running.
+        self._is_running_reported = False
         self._grace = setup.grace
         self._kill_reason = ""
         self._session_folder = os.path.dirname(base)
@@ -189,6 +193,7 @@ class SlotHandle:
             self._send_request("recall", [test.id for test in list(self.assigned)[1:]])
 
     def _send_request(self, name: str, numbers: List[int]) -> None:
+        self._requested.update(numbers)
         try:
             self.socket.sendall(frame_message([name, numbers]))
         except OSError:
@@ -228,21 +233,37 @@ class SlotHandle:
         self._is_recall_pending = False
         running = self.assigned[0] if self.assigned else None
         message = parse_slot_message(text, running, self._session_folder)
+        self._check_order(message.kind)
         if message.kind == "done":
             self.finished_count += 1
+            self._is_running_reported = False
             self.assigned.popleft()
         elif message.kind == "retired":
             self.has_retired = True
             return None
+        elif message.kind == "running":
+            self._is_running_reported = True
         elif message.kind in ("returned", "recalled"):
             return self._remove_returned(message.kind, message.values[0])
         return message
 
+    def _check_order(self, kind: str) -> None:
+        """Raise InvalidMessageError for a message that no slot sends at this moment."""
+        if self.has_retired:
+            raise InvalidMessageError("a message after its last one")
+        if kind == "retired" and (self._is_running_reported or not self.finished_count):
+            raise InvalidMessageError("it ends before its test")
+        if kind == "running" and self._is_running_reported:
+            raise InvalidMessageError("its test starts twice")
+
     def _remove_returned(self, name: str, numbers: List[int]) -> Optional[SlotMessage]:
         """Remove tests that the slot has given back.
 
-        Recalled tests stay on this host; returned ones are reported to the controller.
+        Recalled tests stay on this host; returned ones are reported to the controller.  Raises
+        InvalidMessageError for a test that was not requested: it may be running.
         """
+        if not self._requested.issuperset(numbers):
+            raise InvalidMessageError("a test that it was not asked for")
         returned = [test for test in self.assigned if test.id in numbers]
         self.assigned = deque(test for test in self.assigned if test.id not in numbers)
         if name == "returned" and returned:
@@ -294,7 +315,9 @@ class SlotHandle:
         except subprocess.TimeoutExpired:
             return "cannot be killed"
         if self._kill_reason:
+            self.has_retired = False
             return self._kill_reason
-        if status < 0:
+        if status < 0:  # perhaps its test has written its last message
+            self.has_retired = False
             return "killed by %s" % verdict.format_signal(-status)
         return verdict.format_exit_status(status)

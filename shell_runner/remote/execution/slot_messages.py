@@ -9,10 +9,13 @@ import os
 import re
 from typing import Any, List, NamedTuple, Optional, Sequence
 
+from ..protocol.frames import is_sendable
 from ..protocol.model import Test, are_numbers, execution_from_row
 
 #: Name of the folder of the artifacts of a test, beside the directory of its slot.
 _ARTIFACTS_FOLDER = re.compile(r"[0-9]+(\.[0-9]+)?-artifacts-[0-9]+-[0-9]+\Z")
+#: Bytes around a message in a frame to the controller.
+_FRAME_OVERHEAD = 16
 
 
 class SlotMessage(NamedTuple):
@@ -41,7 +44,10 @@ def parse_slot_message(text: bytes, running: Optional[Test], folder: str) -> Slo
     ``retired``, ``returned`` and ``recalled`` have no test.  Raises InvalidMessageError.
     """
     try:
-        message = json.loads(text.decode("ascii"))
+        decoded = text.decode("ascii")
+        if not is_sendable(decoded, _FRAME_OVERHEAD):
+            raise InvalidMessageError("too large for a controller")
+        message = json.loads(decoded)
         if not isinstance(message, list) or not message:
             raise InvalidMessageError("not a list that begins with a name")
         return _parse(message, text, running, folder)

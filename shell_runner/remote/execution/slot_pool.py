@@ -21,6 +21,7 @@ from . import resource_locks
 from .artifacts import ArtifactPiece, read_pieces
 from .slot_handle import SlotHandle
 from .slot_messages import SlotMessage
+from .slot_state import InheritedState
 
 #: Maximum seconds of estimated work, and maximum number of tests, that a slot holds in advance.
 _MAX_QUEUED_SECONDS = 0.05
@@ -41,6 +42,8 @@ _WAITING_DELAY = 5.0
 _WAITING_REPEAT_INTERVAL = 30.0
 #: Bytes of artifacts that are sent before the slots are read again.
 _MAX_ARTIFACT_BYTES_PER_TURN = 8 << 20
+#: Cause of a SlotStartError if the new slot would inherit what a test has changed.
+_CHANGED = "a test has changed the limits, priority or processors of the host's process"
 
 
 class SlotStartError(Exception):
@@ -159,6 +162,7 @@ class SlotPool:
         self._stuck_since = self._next_report = 0.0
         self._poller = select.poll()
         self._poller.register(wake_fd, select.POLLIN)
+        self._inherited = InheritedState()
 
     # -- for its owner ------------------------------------------------------------
 
@@ -234,6 +238,7 @@ class SlotPool:
             slot.reap()
         self._slots = {}
         self._resources.close()
+        self._inherited.close()
 
     def _timeout(self) -> Optional[float]:
         """Return the milliseconds until there is something to do without an event, or None."""
@@ -384,6 +389,8 @@ class SlotPool:
             self._failed_starts += 1
             if self._failed_starts >= _MAX_FAILED_STARTS:
                 raise SlotStartError("a slot cannot be started: %s" % cause)
+        if not self._inherited.restore():
+            raise SlotStartError(_CHANGED)
         self._start_slot(slot.number)
 
     def _fail_running_test(self, slot: SlotHandle, cause: str) -> None:

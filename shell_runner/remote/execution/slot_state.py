@@ -2,7 +2,8 @@
 
 Responsible for the output pipes, which serve all tests of a slot, and for noticing changes of them
 and of the attributes that a process inherits from its parent: a test can change those of its
-parent by prlimit(2), setpriority(2), sched_setaffinity(2), /proc and others.
+parent by prlimit(2), setpriority(2), sched_setaffinity(2), /proc and others.  It can do the same
+to the process of the slot pool, whose attributes are restored before another slot starts.
 """
 
 import array
@@ -27,8 +28,8 @@ _LIMITS = tuple(
 _ATTRIBUTE_FILES = ("oom_score_adj", "timerslack_ns", "coredump_filter", "cgroup")
 #: Maximum bytes of such a file.
 _MAX_ATTRIBUTE_BYTES = 1 << 14
-#: Numbers of ioprio_get(2), which has no function in the C library.
-_IOPRIO_GET = {"x86_64": 252, "aarch64": 31, "riscv64": 31}
+#: Numbers of ioprio_set(2) and ioprio_get(2), which have no function in the C library.
+_IOPRIO_CALLS = {"x86_64": (251, 252), "aarch64": (30, 31), "riscv64": (30, 31)}
 _IOPRIO_WHO_PROCESS = 1
 
 
@@ -62,31 +63,66 @@ def open_output_pipe() -> OutputPipe:
     return pipe
 
 
+class _Attribute(NamedTuple):
+    """A reader of one attribute, and a function that restores a value that was read."""
+
+    read: Callable[[], Any]
+    restore: Callable[[Any], Any] = bool
+
+
 class InheritedState:
     """The state that the next test inherits, as it was before the first one."""
 
-    def __init__(self, pipes: Tuple[OutputPipe, ...]) -> None:
-        self._readers: List[Callable[[], Any]] = [_read_limits, _read_priority]
-        self._readers += map(_create_attribute_reader, _ATTRIBUTE_FILES)
-        self._readers += map(_create_pipe_reader, pipes)
+    def __init__(self, pipes: Tuple[OutputPipe, ...] = ()) -> None:
+        self._attributes = [_Attribute(_read_limits, _restore_limits), _PRIORITY]
+        self._files = [_AttributeFile(name) for name in _ATTRIBUTE_FILES]
+        self._attributes += [_Attribute(file.read, file.restore) for file in self._files]
+        self._attributes += [_Attribute(_create_pipe_reader(pipe)) for pipe in pipes]
         if hasattr(os, "sched_getaffinity"):
-            self._readers += [_read_scheduling, _create_io_priority_reader()]
+            self._attributes.append(_Attribute(_read_scheduling, _restore_scheduling))
+            self._attributes.append(_create_io_priority())
         self._initial = self._read()
 
     def is_unchanged(self) -> bool:
         """Return whether no test has changed anything."""
         return self._read() == self._initial
 
+    def restore(self) -> bool:
+        """Restore what a test has changed; return whether all of it could be restored.
+
+        Only the kernel's superuser can raise a limit or a priority again.
+        """
+        for attribute, value in zip(self._attributes, self._initial):
+            try:
+                if attribute.read() != value:
+                    attribute.restore(value)
+            except (OSError, ValueError):
+                pass  # not permitted
+        return self.is_unchanged()
+
+    def close(self) -> None:
+        """Close the files of the attributes."""
+        for file in self._files:
+            file.close()
+
     def _read(self) -> List[Any]:
-        return [read() for read in self._readers]
+        return [attribute.read() for attribute in self._attributes]
 
 
 def _read_limits() -> List[Tuple[int, int]]:
     return [resource.getrlimit(number) for number in _LIMITS]
 
 
-def _read_priority() -> int:
-    return os.getpriority(os.PRIO_PROCESS, 0)
+def _restore_limits(values: List[Tuple[int, int]]) -> None:
+    for number, value in zip(_LIMITS, values):
+        if resource.getrlimit(number) != value:
+            resource.setrlimit(number, value)
+
+
+_PRIORITY = _Attribute(
+    lambda: os.getpriority(os.PRIO_PROCESS, 0),
+    lambda value: os.setpriority(os.PRIO_PROCESS, 0, value),
+)
 
 
 def _read_scheduling() -> Tuple[Any, ...]:
@@ -94,21 +130,47 @@ def _read_scheduling() -> Tuple[Any, ...]:
     return os.sched_getaffinity(0), os.sched_getscheduler(0), priority
 
 
-def _create_io_priority_reader() -> Callable[[], int]:
-    number = _IOPRIO_GET.get(os.uname().machine)
-    if number is None:
-        return int
+def _restore_scheduling(value: Tuple[Any, ...]) -> None:
+    processors, policy, priority = value
+    os.sched_setaffinity(0, processors)
+    os.sched_setscheduler(0, policy, os.sched_param(priority))
+
+
+def _create_io_priority() -> _Attribute:
+    if os.uname().machine not in _IOPRIO_CALLS:
+        return _Attribute(int)
+    set_number, get_number = _IOPRIO_CALLS[os.uname().machine]
     call = ctypes.CDLL(None).syscall
-    return lambda: int(call(number, _IOPRIO_WHO_PROCESS, 0))
+    return _Attribute(
+        lambda: int(call(get_number, _IOPRIO_WHO_PROCESS, 0)),
+        lambda value: call(set_number, _IOPRIO_WHO_PROCESS, 0, value),
+    )
 
 
-def _create_attribute_reader(name: str) -> Callable[[], bytes]:
-    """Return a function that reads a file of this process in /proc; empty if there is none."""
-    try:
-        descriptor = os.open("/proc/self/" + name, os.O_RDONLY)
-    except OSError:
-        return bytes
-    return lambda: os.pread(descriptor, _MAX_ATTRIBUTE_BYTES, 0)
+class _AttributeFile:
+    """An attribute in a file of this process in /proc; always empty if there is none."""
+
+    def __init__(self, name: str) -> None:
+        self._path = "/proc/self/" + name
+        try:
+            self._descriptor = os.open(self._path, os.O_RDONLY)
+        except OSError:
+            self._descriptor = -1
+
+    def read(self) -> bytes:
+        if self._descriptor < 0:
+            return b""
+        return os.pread(self._descriptor, _MAX_ATTRIBUTE_BYTES, 0)
+
+    def restore(self, value: bytes) -> None:
+        is_hexadecimal = self._path.endswith("coredump_filter")
+        with open(self._path, "wb") as file:
+            file.write(b"0x" + value if is_hexadecimal else value)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 def _create_pipe_reader(pipe: OutputPipe) -> Callable[[], List[Any]]:

@@ -48,11 +48,14 @@ def pack_encoded_messages(messages: List[bytes]) -> bytes:
     return b"J[" + b",".join(messages) + b"]"
 
 
-def is_sendable(text: str) -> bool:
-    """Return whether a host can send this JSON in a message: the receiver refuses larger ones."""
-    if len(text) > MAX_MESSAGE_BYTES - _MESSAGE_OVERHEAD:
+def is_sendable(text: str, overhead: int = _MESSAGE_OVERHEAD) -> bool:
+    """Return whether a host can send this JSON in a message: the receiver refuses larger ones.
+
+    ``overhead``: bytes and values of the rest of the message.
+    """
+    if len(text) > MAX_MESSAGE_BYTES - overhead:
         return False
-    return text.count(",") <= MAX_MESSAGE_VALUES - _MESSAGE_OVERHEAD
+    return text.count(",") <= MAX_MESSAGE_VALUES - overhead
 
 
 def split_messages(messages: Iterable[bytes]) -> Iterator[bytes]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from .test_slot_handle import NewClient, new_client
 
 __all__ = ["new_client"]
+
+ROOT = Path(__file__).parents[3]
 
 #: Starts each program: names that they use.
 _PROLOGUE = f"""exec {sys.executable} -IS - <<'END'
@@ -71,6 +75,49 @@ HARMLESS = {
     "signals": "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
     "umask": "os.umask(0o777)",
 }
+
+#: Changes of the process of a slot pool that any user can undo.
+RESTORABLE = {
+    "soft limit": "resource.setrlimit(resource.RLIMIT_NOFILE, (50, hard))",
+    "affinity": "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})",
+    "score for the OOM killer": "open('/proc/self/oom_score_adj', 'w').write('900')",
+    "dump filter": "open('/proc/self/coredump_filter', 'w').write('0x3')",
+    "timer slack": "open('/proc/self/timerslack_ns', 'w').write('70001')",
+    "I/O priority": f"call({_IOPRIO_SET}, 1, 0, 3 << 13)",
+    "all of these": "",
+}
+RESTORABLE["all of these"] = "; ".join(RESTORABLE.values())
+_RESTORE = """
+import ctypes, os, resource
+from shell_runner.remote.execution.slot_state import InheritedState
+call = ctypes.CDLL(None).syscall
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+state = InheritedState()
+assert state.restore()
+%s
+assert state.is_unchanged() == %s, "nothing was changed"
+print(state.restore(), state.is_unchanged())
+state.close()
+"""
+
+
+def _run_python(code: str) -> str:
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", RESTORABLE)
+def test_changes_of_the_process_of_the_pool_are_undone(name: str) -> None:
+    is_unchanged = name == "affinity" and len(os.sched_getaffinity(0)) == 1
+    assert _run_python(_RESTORE % (RESTORABLE[name], is_unchanged)) == "True True\n"
+
+
+def test_a_change_that_cannot_be_undone_is_reported() -> None:
+    change = "os.setresuid(65534, 65534, 65534) if os.getuid() == 0 else 0\n"
+    change += "resource.setrlimit(resource.RLIMIT_NOFILE, (50, 60))"
+    assert _run_python(_RESTORE % (change, False)) == "False False\n"
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -13,6 +13,7 @@ FRAMES = {
     "test_binary_frame": b"\0\0\0\x08" + bytes(range(248, 256)),
     "test_partial_frame": b"\0\0\0\x20[",
     "test_nested_frame": b"\0\1\x86\xa0" + b"[" * 100_000,
+    "test_retired_frame": b'\0\0\0\x0b["retired"]',
     "test_other_frame": b'\0\0\0\x16["line", 999999, "x"]\n',
 }
 

@@ -462,6 +462,19 @@ def test_slots_that_never_finish_a_test_are_given_up(fixture: PoolFixture) -> No
         fixture.turn()
 
 
+def test_no_slot_starts_that_would_inherit_what_a_test_has_changed(
+    fixture: PoolFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixture.start(1)
+    fixture.add(1)
+    fixture.turn()
+    monkeypatch.setattr(slot_pool.InheritedState, "restore", lambda _: False)
+    fixture.slots[-1].die()
+    with pytest.raises(SlotStartError, match=r"^a test has changed the limits"):
+        fixture.turn()
+    assert len(fixture.slots) == 1
+
+
 def test_a_finished_test_shows_that_slots_can_start(fixture: PoolFixture) -> None:
     fixture.start(1)
     for _ in range(4):

@@ -40,6 +40,9 @@ _PER_MEMBER_KEYS = ("path", "linkpath", "size", "GNU.sparse")
 _MAX_DIGITS = 20
 #: Bytes of headers that one pax record counts as, since parsing it takes as long.
 _RECORD_COST = 64
+#: Folders above a member that cost nothing.  Each further one counts as 64 bytes of headers,
+#: since the kernel walks all of them for each access to the member.
+_FREE_FOLDERS, _FOLDER_COST = 64, 64
 
 _T = TypeVar("_T")
 
@@ -119,7 +122,7 @@ class TarReader:
                 self._read_extended_header(kind, block, headers)
                 continue
             if kind == b"V":
-                self._check_label(block)
+                self._check_label(block, headers)
                 continue
             member = self._parse_member(kind, block, headers)
             self._last_name = decode_name(member.name)
@@ -149,10 +152,16 @@ class TarReader:
             message = "more than %d bytes of headers and padding (limit: %d for each archive byte)"
             raise BadArchive("", message % (self._max_overhead, self._limits.overhead_ratio))
 
-    def _check_label(self, block: bytes) -> None:
-        """Raise BadArchive if the label of a volume has contents; programs disagree on these."""
-        if _parse_number(block[124:136]):
-            raise BadArchive(decode_name(block[:100].split(b"\0")[0]), "a label with contents")
+    def _check_label(self, block: bytes, headers: _ExtendedHeaders) -> None:
+        """Raise BadArchive if the label of a volume has contents; programs disagree on these.
+
+        They disagree, too, on whether extended headers before it apply to the next member.
+        """
+        if _parse_number(block[124:136]) or not headers.is_empty():
+            raise BadArchive(
+                decode_name(block[:100].split(b"\0")[0]),
+                "a label with contents, or after an extended header",
+            )
 
     def _parse_records(self, data: bytes) -> Dict[str, bytes]:
         self._add_overhead(_RECORD_COST * data.count(b"\n"))
@@ -182,6 +191,7 @@ class TarReader:
     def _parse_member(self, kind: bytes, block: bytes, headers: _ExtendedHeaders) -> TarMember:
         name = _parse_name(block, headers)
         self._last_name = decode_name(name)
+        self._add_overhead(_FOLDER_COST * max(name.count(b"/") - _FREE_FOLDERS, 0))
         if kind in _REFUSED_TYPES:
             raise BadArchive(
                 decode_name(name), "%s; only files, folders and links" % _REFUSED_TYPES[kind]

@@ -118,6 +118,12 @@ TARS = {
     "hard link over file": (tar(file(b"a"), file(b"b"), hard_link(b"b", b"a")), "b", "twice"),
     # Contents of what has none: they would be read as members
     "label": (tar(tar_header(b"v", b"V", 512), file(b"x")), "v", "label with contents"),
+    "label after a size": (
+        tar(pax(record(b"size", b"512")), tar_header(b"v", b"V"), file(b"x")), "v", "a label",
+    ),
+    "label after a name": (
+        tar(pax(record(b"path", b"y")), tar_header(b"v", b"V"), file(b"x")), "v", "a label",
+    ),
     # Links
     "link up": (tar(link(b"l", b"../victim")), "l", "out of the folder"),
     "link absolute": (tar(link(b"l", b"/etc")), "l", "out of the folder"),
@@ -468,6 +474,7 @@ OVERHEAD = {
     "labels": repeat_members(64_000, tar_header(b"label", b"V")),
     "long names": repeat_members(8, long_name(b"x" * 4_000_000), file(b"x")),
     "members": repeat_members(64_000, folder(b".")),
+    "deep folders": repeat_members(4_000, long_name(b"d/" * 250 + b"x"), file(b"x")),
     "padding": tar(file(b"x")) + bytes(32_000_000),
 }
 

@@ -42,9 +42,9 @@ class BrokenFile(pytest.File):
         raise self.CollectError(self.reason)
 
     @classmethod
-    def create(cls, parent: pytest.Collector, path: Path, reason: str) -> BrokenFile:
-        """Return the collector whose error says ``reason``."""
-        node = cls.from_parent(parent, path=path)
+    def create(cls, parent: pytest.Collector, path: Path, name: str, reason: str) -> BrokenFile:
+        """Return the collector whose error says ``reason``; ``name``: the path below the root."""
+        node = cls.from_parent(parent, path=path, nodeid=escape_unprintable(name))
         node.reason = reason
         return node
 
@@ -91,13 +91,13 @@ class Collection:
             self._results[path, named] = self._rules.classify(path, name, named)
         result = self._results[path, named]
         if isinstance(result, InvalidTest):
-            return BrokenFile.create(parent, Path(path), result.message)
+            return BrokenFile.create(parent, Path(path), name, result.message)
         if result is not None:
             return self._make_node(Path(path), parent, result)
         reason = self._rules.explain_uncollected(path)
         if reason and self._is_strict:
             message = f"{escape_unprintable(name)}: looks like a test, but {reason}"
-            return BrokenFile.create(parent, Path(path), message)
+            return BrokenFile.create(parent, Path(path), name, message)
         if reason:
             self._uncollected[path] = reason
         return None

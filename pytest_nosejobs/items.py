@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bdb
 import os
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,7 +189,7 @@ class ShellItem(pytest.Item):
             command = quote_command(*build_command(self.make_test(0), path, "."))
         root = str(self._settings.root)
         variables = " ".join(
-            f"{name}={shlex.quote(expand_placeholders(value, str(self.path), root))}"
+            f"{name}={quote_command(expand_placeholders(value, str(self.path), root))}"
             for name, value in dict(self.metadata.env).items()
         )
         command = f"{variables} {command}".strip()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +15,7 @@ from ..errors import UsageError
 from ..hosts.spec import HostSpec, format_spec, parse_specs
 from ..jobs import submitted_jobs
 from ..jobs.client import JobClient
+from ..text import quote_command
 from .console import print_message
 
 
@@ -43,7 +43,7 @@ def _find_recorded_host(name: str) -> HostSpec | None:
         return None
     specs = {text: spec for text, spec in list_hosts_with_jobs().items() if spec.id == name}
     if len(specs) > 1:
-        texts = "\n  ".join(f"--host {shlex.quote(text)}" for text in sorted(specs))
+        texts = "\n  ".join(f"--host {quote_command(text)}" for text in sorted(specs))
         raise UsageError(f"--host={name}: several hosts with jobs have this name:\n  {texts}")
     return next(iter(specs.values()), None)
 
@@ -61,7 +61,7 @@ def choose_host(text: str | None, job: str = "") -> HostSpec:
         return next(iter(known.values()))
     if job:
         raise UsageError(f"no local record of job {job}; name its host with --host")
-    texts = "".join(f"\n  --host {shlex.quote(text)}" for text in sorted(known))
+    texts = "".join(f"\n  --host {quote_command(text)}" for text in sorted(known))
     names = f" There are jobs on{texts}" if known else ""
     raise UsageError(f"no host given.{names}\n  try: --host SPEC, or NOSEJOBS_HOST=SPEC")
 

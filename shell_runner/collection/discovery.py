@@ -9,11 +9,11 @@ import enum
 import fnmatch
 import functools
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..remote.execution.spawn import is_binary
+from ..text import quote_command
 
 #: Default patterns of the file names of tests.
 DEFAULT_PATTERNS = ("test_*", "*_test", "*.t", "*.bats")
@@ -124,7 +124,7 @@ def explain_uncollected(file: CandidateFile, patterns: Sequence[str] = DEFAULT_P
         return _reason_not_runnable(file) if file.suffix and not is_program else ""
     excluded = _EXCLUDED_NAMES.search(file.name)
     if excluded and is_program:
-        advice = f"rename it, or add {shlex.quote(file.name)} to nosejobs_patterns"
+        advice = f"rename it, or add {quote_command(file.name)} to nosejobs_patterns"
         return f"its name contains {excluded[0]!r}: {advice}"
     if excluded or not (is_program or file.head.startswith(b"#!")):
         return ""
@@ -201,8 +201,8 @@ def _classify_interpreted(file: CandidateFile) -> Classification:
 
 def _reason_not_runnable(file: CandidateFile) -> str:
     if file.head.startswith(b"#!") or is_binary(file.head):
-        return f"not executable: chmod +x {shlex.quote(file.name)}"
+        return f"not executable: chmod +x {quote_command(file.name)}"
     return (
         "not runnable: neither executable nor with a shebang "
-        f"(put #!/bin/sh on its first line and chmod +x {shlex.quote(file.name)})"
+        f"(put #!/bin/sh on its first line and chmod +x {quote_command(file.name)})"
     )

@@ -43,6 +43,18 @@ def test_a_script_without_its_exec_bit_is_a_visible_error(project: Project) -> N
     result.stdout.fnmatch_lines(["*sub/test_bad.sh: not executable: chmod +x test_bad.sh"])
 
 
+def test_errors_of_files_with_odd_names_show_no_escapes(project: Project) -> None:
+    project.add("sub\x1b[2J/test_bad\x1b[31m\u202e.sh", mode=0o644)
+    project.add("sub\x1b[2J/test_helper\x1b[31m.sh")
+    for arguments in ((), ("-vv",), ("-o", "nosejobs_strict=true")):
+        result = project.run(*arguments)
+        text = result.stdout.str() + result.stderr.str()
+        assert result.ret == 2
+        assert "chmod +x $'test_bad" in text
+        assert "ERROR sub\\x1b[2J/test_bad\\x1b[31m\\u202e.sh" in text
+        assert not set(text) & set("\x1b\u202e")
+
+
 def test_text_without_exec_bit_and_shebang_is_data(project: Project) -> None:
     project.file("test_notes.sh", "echo")
     project.file("test_notes", "#!/bin/sh\n")

@@ -31,6 +31,9 @@ _MAX_ATTRIBUTE_BYTES = 1 << 14
 #: Numbers of ioprio_set(2) and ioprio_get(2), which have no function in the C library.
 _IOPRIO_CALLS = {"x86_64": (251, 252), "aarch64": (30, 31), "riscv64": (30, 31)}
 _IOPRIO_WHO_PROCESS = 1
+#: Numbers of keyctl(2), its operation that returns the id of a keyring, and the session's keyring.
+_KEYCTL_CALLS = {"x86_64": 250, "aarch64": 219, "riscv64": 219}
+_KEYCTL_GET_KEYRING_ID, _SESSION_KEYRING = 0, -3
 
 
 class OutputPipe(NamedTuple):
@@ -80,7 +83,7 @@ class InheritedState:
         self._attributes += [_Attribute(_create_pipe_reader(pipe)) for pipe in pipes]
         if hasattr(os, "sched_getaffinity"):
             self._attributes.append(_Attribute(_read_scheduling, _restore_scheduling))
-            self._attributes.append(_create_io_priority())
+            self._attributes += [_create_io_priority(), _create_session_keyring()]
         self._initial = self._read()
 
     def is_unchanged(self) -> bool:
@@ -145,6 +148,15 @@ def _create_io_priority() -> _Attribute:
         lambda: int(call(get_number, _IOPRIO_WHO_PROCESS, 0)),
         lambda value: call(set_number, _IOPRIO_WHO_PROCESS, 0, value),
     )
+
+
+def _create_session_keyring() -> _Attribute:
+    """Return the id of the session keyring, which a test can replace in its parent."""
+    number = _KEYCTL_CALLS.get(os.uname().machine)
+    if number is None:
+        return _Attribute(int)
+    call = ctypes.CDLL(None).syscall
+    return _Attribute(lambda: int(call(number, _KEYCTL_GET_KEYRING_ID, _SESSION_KEYRING, 0)))
 
 
 class _AttributeFile:

@@ -24,6 +24,7 @@ slot = os.getppid()
 call = ctypes.CDLL(None).syscall
 """
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}.get(platform.machine(), -1)
+_KEYCTL = {"x86_64": 250, "aarch64": 219}.get(platform.machine(), -1)
 _LIMITS = sorted(
     (name for name in vars(resource) if name.startswith("RLIMIT_")),
     key=lambda name: (vars(resource)[name], name),
@@ -44,6 +45,8 @@ CHANGES = {
     "score for the OOM killer": "open(f'/proc/{slot}/oom_score_adj', 'w').write('500')",
     "dump filter": "open(f'/proc/{slot}/coredump_filter', 'w').write('0')",
     "I/O priority": f"assert call({_IOPRIO_SET}, 1, slot, 3 << 13) == 0",
+    "session keyring": f"if call({_KEYCTL}, 1, None) < 0: raise PermissionError\n"
+    f"assert call({_KEYCTL}, 18) == 0",
     "owner of the pipe": "fcntl.fcntl(1, fcntl.F_SETOWN, slot)",
     "owner of the pipe of errors": "fcntl.fcntl(2, fcntl.F_SETOWN, -os.getpgid(slot))",
     "signal of the pipe": "fcntl.fcntl(1, fcntl.F_SETSIG, signal.SIGKILL)",

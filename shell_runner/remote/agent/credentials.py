@@ -20,6 +20,8 @@ from .x509_fields import (
     read_crl_issuer,
 )
 
+#: The end of the mark of a certificate, of which OpenSSL knows three.
+_CERTIFICATE_END = "CERTIFICATE-----"
 #: Days before the expiry of a certificate in which a warning is shown.
 EXPIRY_WARNING_DAYS = 30
 
@@ -137,11 +139,17 @@ def _check_key_purpose(bundle: str) -> None:
 def check_crl(path: str, bundle: str) -> None:
     """Raise BadCredentials unless a file contains a revocation list of the bundle's authority.
 
-    OpenSSL ignores the list of another authority, and would use the older one of the bundle.
+    OpenSSL ignores the list of another authority, and would use the older one of the bundle.  It
+    trusts all certificates in the file, under any of its labels.
     """
     text = _read(path)
     if CRL_LABEL not in list_pem_labels(text):
         raise BadCredentials("%s: not a revocation list" % path)
+    if _CERTIFICATE_END in text:
+        raise BadCredentials(
+            "%s: a revocation list with a certificate, whose owner would become an authority; "
+            "remove the certificate" % path
+        )
     try:
         issuers = [read_crl_issuer(crl) for crl in decode_pem(text, CRL_LABEL)]
     except ValueError as error:

@@ -135,7 +135,8 @@ LISTS = pytest.mark.parametrize(
     [
         ("ours", True), ("ours without key identifier", True), ("other", False),
         ("other with our name", False), ("both", True), ("garbage in the list", False),
-        ("certificate", False), ("empty", False),
+        ("certificate", False), ("empty", False), ("ours and an authority", False),
+        ("ours and a trusted authority", False), ("ours and our authority", False),
     ],
 )  # fmt: skip
 
@@ -143,6 +144,7 @@ LISTS = pytest.mark.parametrize(
 def write_list(authority: FleetAuthority, other: FleetAuthority, path: Path, kind: str) -> None:
     """Write a revocation list of a kind in ``LISTS``."""
     our_name = authority.ca._certificate.subject
+    their_certificate = (other.ca.folder / "ca.pem").read_text()
     path.write_text(
         {
             "ours": authority.crl.read_text(),
@@ -153,6 +155,11 @@ def write_list(authority: FleetAuthority, other: FleetAuthority, path: Path, kin
             "garbage in the list": "-----BEGIN X509 CRL-----\nMAAw\n-----END X509 CRL-----\n",
             "certificate": (authority.ca.folder / "ca.pem").read_text(),
             "empty": "",
+            "ours and an authority": authority.crl.read_text() + their_certificate,
+            "ours and a trusted authority": authority.crl.read_text()
+            + their_certificate.replace("CERTIFICATE", "X509 CERTIFICATE"),
+            "ours and our authority": (authority.ca.folder / "ca.pem").read_text()
+            + authority.crl.read_text(),
         }[kind]
     )
 

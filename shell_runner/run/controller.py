@@ -220,8 +220,8 @@ class RunController(threading.Thread):
                 raise ValueError("artifacts of an unknown test")
             if self._is_running_on(host, test) and attempt == self._tests[test].attempt:
                 self._receive_artifact(test, attempt, path, body)
-                if body:  # their number is limited
-                    self._note_progress(host)
+                if host.id in self._progress_clocks:
+                    self._progress_clocks[host.id].note_bytes(time.monotonic(), len(body))
         elif message[0] == "line":
             line = Line(int(message[1]), host.id, str(message[2]))
             waiting_chars = self._received_line_chars - self._shown_line_chars

@@ -1,7 +1,7 @@
 """The clock that shows whether a host makes progress with its tests.
 
 Pure: the time is an argument.  A host can send messages without end, so only what it can do a
-limited number of times counts: tests that start or end, and bytes of artifacts.
+limited number of times counts: tests that start or end, and bytes of artifacts, by a low rate.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 PROGRESS_GRACE = 90.0
 #: Maximum seconds without progress of a host that says that it waits for another run.
 MAX_WAITING = 3600.0
+#: Lowest rate in bytes per second at which artifacts arrive: else one byte a minute would do.
+_MIN_ARTIFACT_RATE = 1024
 #: Seconds for which a message that the host waits is believed; a host repeats it sooner.
 _WAITING_VALIDITY = 120.0
 #: Seconds between two checks after which this process itself was stopped.
@@ -27,6 +29,10 @@ class ProgressClock:
         """Note that the host made progress, or has nothing to do."""
         self._progress_at = now
         self._waiting_at = None
+
+    def note_bytes(self, now: float, count: int) -> None:
+        """Note that the host sent bytes of artifacts: progress for the time that they may take."""
+        self._progress_at = min(self._progress_at + count / _MIN_ARTIFACT_RATE, now)
 
     def note_waiting(self, now: float) -> None:
         """Note that the host says that it waits for what another run holds."""

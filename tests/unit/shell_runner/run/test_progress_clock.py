@@ -48,6 +48,17 @@ def test_progress_resets_the_clock_and_waiting_extends_it() -> None:
     assert results[first - 1] == limit
 
 
+def test_artifacts_count_by_their_bytes() -> None:
+    limit = _TIMEOUT + PROGRESS_GRACE
+    for interval, count, is_dropped in ((80, 1, True), (80, 80 << 10, False), (2, 2 << 20, False)):
+        clock, results = ProgressClock(0.0), []
+        for now in range(1, 3000):
+            if now > limit - 100 and now % interval == 0:
+                clock.note_bytes(now, count)
+            results.append(clock.find_exceeded_limit(now, _TIMEOUT))
+        assert any(results) == is_dropped, (interval, count)
+
+
 def test_the_time_in_which_this_process_was_stopped_does_not_count() -> None:
     clock = ProgressClock(0.0)
     assert clock.find_exceeded_limit(1.0, _TIMEOUT) is None
@@ -61,6 +72,7 @@ ENDLESS: dict[str, list[Any]] = {
     "line": ["line", 0, "x"],
     "line of no test": ["line", 77, "x"],
     "empty artifact": ["artifact", 0, 1, "a", False, b""],
+    "small artifact": ["artifact", 0, 1, "a", False, b"x"],
     "foreign result": ["done", list(Execution(1))],
     "wrong attempt": ["done", list(Execution(0, 2))],
     "unknown test": ["done", list(Execution(77))],
@@ -88,8 +100,8 @@ def test_a_host_that_makes_progress_stays(monkeypatch: pytest.MonkeyPatch) -> No
     fleet, a, tick = _start(monkeypatch)
     steps = [
         ["running", 0, 1],
-        ["artifact", 0, 1, "a", False, b"x"],
-        ["artifact", 0, 1, "a", True, b"x"],
+        ["artifact", 0, 1, "a", False, b"x" * (1 << 20)],
+        ["artifact", 0, 1, "a", True, b"x" * (1 << 20)],
         ["done", list(Execution(0))],
     ]
     for step in steps:

@@ -29,22 +29,22 @@ class ArtifactReceiver:
         """Return the reasons for which files could not be written, by file."""
         return self._files.write_errors if self._files is not None else {}
 
-    def receive(self, nodeid: str, attempt: int, path: str, data: bytes) -> None:
+    def receive(self, program_id: str, attempt: int, path: str, data: bytes) -> None:
         """Append ``data`` to an artifact.  Raise ValueError for what a host must not send."""
         if self._files is None:
             raise ValueError("artifacts that were not requested")
-        self._files.add(self._files.get_folder(nodeid, attempt), path, data)
+        self._files.add(self._files.get_folder(program_id, attempt), path, data)
 
-    def discard(self, nodeid: str, attempt: int) -> None:
+    def discard(self, program_id: str, attempt: int) -> None:
         """Forget what a lost host has sent of an attempt."""
         if self._files is not None:
-            self._files.discard(self._files.get_folder(nodeid, attempt))
+            self._files.discard(self._files.get_folder(program_id, attempt))
 
-    def list_files(self, nodeid: str, execution: Execution) -> list[str]:
+    def list_files(self, program_id: str, execution: Execution) -> list[str]:
         """Return the paths of a test's artifacts, as seen from where pytest was started."""
         if self._files is None or not execution.artifacts:
             return []
-        folder = self._files.get_folder(nodeid, execution.attempt)
+        folder = self._files.get_folder(program_id, execution.attempt)
         # Only files that have arrived: a host that names /etc/passwd must not have it attached.
         paths = [path for path, _ in execution.artifacts if self._files.has_received(folder, path)]
         shown = format_folder(folder, self._start)

@@ -12,23 +12,34 @@ import pytest
 from shell_runner.collection.programs import CollectionRules, InvalidTest, Program
 from shell_runner.text import escape_unprintable
 
+from . import pytest_internals
 from .items import ItemRunner, ItemSettings, ShellItem
 
+#: Hooks of the files of a folder, which pytest would find anew for each node.
+_FOLDER_HOOKS = pytest.StashKey[Any]()
 
-class RepeatedFile(pytest.File):
-    """A program that runs several times: an item for each run, ``program::repeat-2-of-3``.
 
+class ProgramFile(pytest.File):
+    """The file of a program: one item, ``test_sort.sh::test_sort``.
+
+    A program that runs several times has an item for each run, ``test_sort.sh::repeat-2-of-3``.
     As items, the runs have their own outcomes, testcases and entries in ``--lf``; ``-x`` stops
-    between them, and they spread over slots like other tests.  The program's own id selects all
+    between them, and they spread over slots like other tests.  The file's own id selects all
     of its runs.
     """
 
-    make_item: Callable[[RepeatedFile, int], ShellItem]
-    count = 0
+    make_item: Callable[[ProgramFile, int], ShellItem]
+    program: Program
+    hooks: Any
+
+    @property
+    def ihook(self) -> Any:
+        """Return the hooks of the file's folder, without looking for its conftest files again."""
+        return self.hooks
 
     def collect(self) -> Iterator[ShellItem]:
         """Yield the items of all runs, from 1."""
-        for number in range(1, self.count + 1):
+        for number in range(1, self.program.runs + 1):
             yield self.make_item(self, number)
 
 
@@ -86,14 +97,17 @@ class Collection:
         return self._collect(path, parent, named=False)
 
     def _collect(self, path: str, parent: pytest.Collector, named: bool) -> Any:
-        name = path.removeprefix(self._prefix).replace(os.sep, "/")
+        name = path.removeprefix(self._prefix)
+        if name == path:  # as in pytest, a file outside of its rootdir has a relative id, too
+            name = os.path.relpath(path, self._config.rootpath)
+        name = name.replace(os.sep, "/")
         if (path, named) not in self._results:
             self._results[path, named] = self._rules.classify(path, name, named)
         result = self._results[path, named]
         if isinstance(result, InvalidTest):
             return BrokenFile.create(parent, Path(path), name, result.message)
         if result is not None:
-            return self._make_node(Path(path), parent, result)
+            return self._make_node(Path(path), parent, result, named)
         reason = self._rules.explain_uncollected(path)
         if reason and self._is_strict:
             message = f"{escape_unprintable(name)}: looks like a test, but {reason}"
@@ -116,28 +130,42 @@ class Collection:
             if path.startswith(prefixes)
         }
 
-    def _make_node(self, path: Path, parent: pytest.Collector, program: Program) -> Any:
+    def _make_node(
+        self, path: Path, parent: pytest.Collector, program: Program, named: bool
+    ) -> ProgramFile | ShellItem:
+        """Return the file of a program, or its only item.
+
+        The item comes alone if pytest need not look for it by the words of the command line: the
+        hooks and the report of one more collector cost more than the item.
+        """
         self._register_tags(program)
-        arguments = {
-            "path": path,
-            "runner": self._runner,
-            "settings": self._settings,
-            "program": program,
-        }
-        if program.runs == 1:
-            name = escape_unprintable(path.name)
-            return ShellItem.from_parent(parent, name=name, nodeid=program.nodeid, **arguments)
+        node_id = pytest_internals.make_node_id(program.nodeid, program.nodeid)
+        node: ProgramFile = ProgramFile.from_parent(
+            parent, path=path, name=path.name, nodeid=node_id
+        )
+        node.make_item, node.program = self._make_item, program
+        node.hooks = parent.stash.get(_FOLDER_HOOKS, None)
+        if node.hooks is None:
+            node.hooks = parent.stash[_FOLDER_HOOKS] = parent.session.gethookproxy(path)
+        return node if named or program.runs > 1 else self._make_item(node, 1)
 
-        def make_item(parent: RepeatedFile, number: int) -> Any:
-            nodeid = program.run_nodeid(number)
-            name = nodeid.rpartition("::")[2]
-            item = ShellItem.from_parent(parent, name=name, nodeid=nodeid, **arguments)
+    def _make_item(self, parent: ProgramFile, number: int) -> ShellItem:
+        program = parent.program
+        program_id = program.run_nodeid(number)
+        # The item of a program's only run has the name of its file without the suffix.
+        is_only = program.runs == 1
+        name = escape_unprintable(parent.path.stem) if is_only else program_id.rpartition("::")[2]
+        item: ShellItem = ShellItem.from_parent(
+            parent,
+            name=name,
+            program_id=program_id,
+            runner=self._runner,
+            settings=self._settings,
+            program=program,
+        )
+        if not is_only:
             item.user_properties += program.run_properties(number)
-            return item
-
-        repeated = RepeatedFile.from_parent(parent, path=path, nodeid=program.nodeid)
-        repeated.make_item, repeated.count = make_item, program.runs
-        return repeated
+        return item
 
     def _register_tags(self, program: Program) -> None:
         """Register the markers of programs, so that Python tests of the session may have them, too.

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from . import pytest_internals
+from .items import make_location
 
 #: Attributes of which a compact report knows the values; all others must be those of its model.
 _OWN_ATTRIBUTES = frozenset(
@@ -45,9 +46,10 @@ class CompactReport:
         report: Any = copy.copy(self._model)
         name = " > ".join(filter(None, self._case))
         program = report.nosejobs_program
-        report.nodeid = report.nosejobs_nodeid = f"{program}::{name}"
-        pytest_internals.set_node_id(report, report.nosejobs_nodeid)
-        report.location = (program, None, f"./{report.nosejobs_nodeid}")
+        file_id = report.location[0]
+        report.nosejobs_nodeid = f"{program}::{name}"
+        pytest_internals.set_node_id(report, report.nosejobs_nodeid, file_id)
+        report.location = make_location(file_id, name)
         report.nosejobs_case = self._case
         report.duration = self.duration
         report.stop = report.start + self.duration

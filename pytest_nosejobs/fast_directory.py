@@ -8,6 +8,7 @@ an option, a conftest file or a plugin that could decide about files brings pyte
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,7 +37,7 @@ class ProgramCollector(Protocol):
         """Return an item or a collector; None if the file is not a test."""
 
 
-class Dir(pytest.Directory):
+class Dir(pytest.Dir):  # type: ignore[misc]
     """A folder without ``__init__.py``.
 
     Its name is pytest's own, because ``--collect-only`` shows it.
@@ -47,17 +48,13 @@ class Dir(pytest.Directory):
     def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
         """Yield the nodes that ``pytest.Dir`` would yield."""
         programs = self.programs if is_fast(self) else None
-        has_named_files = self.session.isinitpath(self.path, with_parents=True)
+        named = _list_named_files(self.config.args) if programs is not None else ()
         for entry in scandir(self.path):
             if entry.is_dir():
                 yield from self._collect_folder(Path(entry.path))
             elif not entry.is_file():
                 continue
-            elif (
-                programs is None
-                or entry.name.endswith(_PYTEST_SUFFIXES)
-                or (has_named_files and self.session.isinitpath(entry.path))
-            ):
+            elif programs is None or entry.name.endswith(_PYTEST_SUFFIXES) or entry.name in named:
                 yield from self._collect_file(Path(entry.path))
             else:
                 node = programs.collect_unnamed(entry.path, self)
@@ -80,6 +77,11 @@ class Dir(pytest.Directory):
             yield from self.ihook.pytest_collect_file(file_path=path, parent=self)
 
 
+def _list_named_files(args: Iterable[str]) -> set[str]:
+    """Return the file names that the command line may mean, in whatever folder."""
+    return {os.path.basename(arg.partition("::")[0].partition("[")[0]) for arg in args}
+
+
 def create_directory(
     path: Path, parent: pytest.Collector, programs: ProgramCollector
 ) -> Dir | None:
@@ -87,7 +89,8 @@ def create_directory(
     has_other_hooks = not _are_all_known(parent.config, "pytest_collect_directory")
     if has_other_hooks or (path / "__init__.py").is_file():
         return None
-    node: Dir = Dir.from_parent(parent, path=path)
+    made: Any = Dir.from_parent(parent, path=path)
+    node: Dir = made
     node.programs = programs
     return node
 

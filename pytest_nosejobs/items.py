@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import bdb
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import pytest
@@ -76,15 +77,27 @@ class ItemSettings:
 
 
 class ShellItem(pytest.Item):
-    """One program to run.
+    """One program to run; its parent is the program's file."""
 
-    Its parent is its directory: a file node between would cost a report for each test.
-    """
+    #: Names and values of fixtures, which plugins look up in every item; a program has none.
+    fixturenames: Sequence[str] = ()
+    funcargs: Mapping[str, object] = MappingProxyType({})
 
     def __init__(
-        self, *, runner: ItemRunner, settings: ItemSettings, program: Program, **kwargs: Any
+        self,
+        *,
+        runner: ItemRunner,
+        settings: ItemSettings,
+        program: Program,
+        program_id: str,
+        **kwargs: Any,
     ) -> None:
+        """``program_id``: the path relative to pytest's rootdir, and the run of a repeated test.
+
+        Configuration, JUnit XML, artifacts and messages name a program by it.
+        """
         super().__init__(**kwargs)
+        self.program_id = program_id
         self._runner = runner
         self._settings = settings
         self.argv = program.argv
@@ -102,10 +115,25 @@ class ShellItem(pytest.Item):
             self.add_marker(make_marker(tag))
 
     @property
+    def ihook(self) -> Any:
+        """Return the hooks of the program's folder."""
+        assert self.parent is not None
+        return self.parent.ihook
+
+    @property
     def location(self) -> tuple[str, int | None, str]:
         """Return path, line and name; pytest's own property resolves paths for each item."""
-        # Pytest rewrites the dots of a name that ends the node id; "./" preserves them.
-        return (self.nodeid, None, f"./{self.nodeid}")
+        return self.get_location(self.name)
+
+    def get_location(self, name: str) -> tuple[str, int | None, str]:
+        """Return path, line from 0 and name for a report of the program or of one of its cases."""
+        return make_location(self.file_id, name)
+
+    @property
+    def file_id(self) -> str:
+        """Return the node id of the program's file: its path relative to pytest's rootdir."""
+        assert self.parent is not None
+        return self.parent.nodeid
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """Return path, line and name for pytest's reports."""
@@ -194,6 +222,12 @@ class ShellItem(pytest.Item):
         )
         command = f"{variables} {command}".strip()
         return command if folder == "." else f"cd {quote_command(folder)} && {command}"
+
+
+def make_location(file_id: str, name: str) -> tuple[str, int | None, str]:
+    """Return path, line from 0 and name for the report of a program or a case of a file."""
+    # Pytest's terminal rewrites the dots of a name that ends the node id; a space prevents it.
+    return (file_id, 0, f"{name} " if "." in name else name)
 
 
 def select_shell_items(items: Iterable[pytest.Item]) -> list[ShellItem]:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import contextlib
 import warnings
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from shell_runner.remote.protocol.model import Execution, Test
 from shell_runner.remote.protocol.verdict import format_leftovers
+
+if TYPE_CHECKING:
+    from .items import ShellItem
 
 
 class LeftoversWarning(pytest.PytestWarning):
@@ -22,14 +25,14 @@ class LeftoversWarning(pytest.PytestWarning):
     __module__ = "pytest_nosejobs"
 
 
-def warn_of_leftovers(item: pytest.Item, test: Test, execution: Execution) -> Test:
+def warn_of_leftovers(item: ShellItem, test: Test, execution: Execution) -> Test:
     """Issue a LeftoversWarning if the test left processes behind and asks for a warning.
 
     Returns the test; where warnings are errors, it is changed so that it fails for them.
     """
     if not execution.leftovers or test.leftovers != "warn":
         return test
-    message = f"{item.nodeid}: left {format_leftovers(execution.leftovers)}"
+    message = f"{item.program_id}: left {format_leftovers(execution.leftovers)}"
     try:
         with _apply_filters(item):
             # Python shows a warning once for each file and line: the registry is a new one.

@@ -43,7 +43,7 @@ class LocalRunner:
     def __init__(self, services: RunServices) -> None:
         self._services = services
         self._slot = LocalSlot(services.setup, self._receive_artifact, self._show_line)
-        self._nodeid = ""
+        self._program_id = ""
         #: The number of tests that could not be run because this machine failed.
         self.tests_not_run = 0
 
@@ -72,7 +72,7 @@ class LocalRunner:
         Raises ShellFailure, or pytest's Skipped.
         """
         services = self._services
-        self._nodeid = item.nodeid
+        self._program_id = item.program_id
         attempts = reruns.count_attempts(item)
         for attempt in range(1, attempts + 1):
             test = item.make_test(0)._replace(attempt=attempt)
@@ -84,7 +84,7 @@ class LocalRunner:
         reruns.add_flaky_property(item, test, execution, attempts)
         test = warn_of_leftovers(item, test, execution)
         item.local_result = (test, execution)
-        services.durations.add(item.nodeid, execution.duration)
+        services.durations.add(item.program_id, execution.duration)
         outcome = judge(test, execution).outcome
         if outcome == SKIPPED:
             pytest.skip(skip_reason(execution))
@@ -141,11 +141,11 @@ class LocalRunner:
     def _receive_artifact(self, number: int, attempt: int, path: str, data: bytes) -> None:
         if number != 0:
             raise ValueError("artifacts of an unknown test")
-        self._services.artifacts.receive(self._nodeid, attempt, path, data)
+        self._services.artifacts.receive(self._program_id, attempt, path, data)
 
     def _show_line(self, number: int, host: str, text: str) -> None:
         if number == 0:
-            self._services.terminal.show_output_line(self._nodeid, host, text)
+            self._services.terminal.show_output_line(self._program_id, host, text)
 
 
 def _mark_last(reports: Iterator[pytest.TestReport], is_green: bool) -> Iterator[pytest.TestReport]:

@@ -12,6 +12,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 #: The end of the id of one run of a repeated test; it is a node, which pytest finds itself.
 _REPEAT = re.compile(r"::repeat-\d+-of-\d+$")
@@ -28,6 +31,8 @@ class Arguments:
     args: list[str]
     #: Files to collect, by folder, for the folders that were requested only because of them.
     only: dict[Path, set[Path]] = field(default_factory=dict)
+    #: Pairs of a program and the name of a case of it, by the argument that requested them.
+    cases: dict[str, tuple[Path, str]] = field(default_factory=dict)
 
     def ignores(self, path: Path) -> bool:
         """Return whether ``path`` is in such a folder and was not requested."""
@@ -37,6 +42,47 @@ class Arguments:
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
         """Ignore what was not requested; leave everything else to others."""
         return True if self.ignores(collection_path) else None
+
+
+class RequestedCases:
+    """A plugin that reports requested cases that their programs do not have.
+
+    Only a program that has run tells its cases, so the error comes at the end of the session.
+    """
+
+    def __init__(self, arguments: Arguments, rootdir: Path) -> None:
+        #: Pairs of a program's id and a case's id, by argument.
+        self._requested = {
+            arg: (file_id, f"{file_id}::{name}")
+            for arg, (path, name) in arguments.cases.items()
+            for file_id in [os.path.relpath(path, rootdir).replace(os.sep, "/")]
+        }
+        self._reported: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note which programs have run, and which cases they have."""
+        self._reported |= {report.nodeid, report.nodeid.partition("::")[0]}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Make it a usage error, as for a Python test that does not exist."""
+        if self._list_missing() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Write which arguments are meant."""
+        for arg in self._list_missing():
+            file_id = self._requested[arg][0]
+            terminalreporter.write_line(
+                f"ERROR: not found: {arg} ({file_id} ran and has no such case)", red=True
+            )
+
+    def _list_missing(self) -> list[str]:
+        return [
+            arg
+            for arg, (file_id, case_id) in self._requested.items()
+            if file_id in self._reported and case_id not in self._reported
+        ]
 
 
 def rewrite_arguments(args: Iterable[str], base: Path) -> Arguments:
@@ -50,11 +96,15 @@ def rewrite_arguments(args: Iterable[str], base: Path) -> Arguments:
         program = _find_program(arg, base)
         if program is None:
             result.args.append(arg)
-        elif "::" in program or "[" in program:
-            path = Path(os.path.abspath(base / program))
+            continue
+        path = Path(os.path.abspath(base / program))
+        name = arg.removeprefix(program).removeprefix("::")
+        if name and name != path.stem:
+            result.cases[arg] = (path, name)
+        if "::" in program or "[" in program:
             result.args.append(str(_request_folder(path, result.only)))
         else:
-            result.args.append(program)
+            result.args.append(arg if name == path.stem else program)
     paths = [Path(os.path.abspath(base / arg.partition("::")[0])) for arg in result.args]
     for folder in list(result.only):
         result.only[folder].update(

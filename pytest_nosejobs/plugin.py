@@ -23,7 +23,7 @@ from .fast_directory import create_directory
 from .gc_tuning import GcTuning
 from .items import ItemSettings, ShellItem, select_shell_items
 from .local_run import LocalRunner
-from .node_ids import rewrite_arguments
+from .node_ids import RequestedCases, rewrite_arguments
 from .output_formats import load_formats
 from .report_hooks import ReportMaker
 from .report_publisher import ReportPublisher, XdistReportHooks
@@ -65,6 +65,8 @@ def pytest_configure(config: pytest.Config) -> None:
     register(plugin, "nosejobs-session")
     if get_verbosity(config) > 0:
         register(HostStatusSuffix(lambda: publisher.current_report), "nosejobs-host-status")
+    if plugin.arguments.cases and not hasattr(config, "workerinput"):
+        register(RequestedCases(plugin.arguments, config.rootpath), "nosejobs-requested-cases")
     if plugin.arguments.only:
         register(plugin.arguments, "nosejobs-arguments")
     if config.getoption("dist", "no") != "no":
@@ -144,7 +146,7 @@ class Plugin:
         if remote is not None and remote.has_run:
             failed = remote.fleet.opening_errors()
             not_run = self._count_tests_not_run()
-            summary.write_losses(remote.losses, failed, remote.nodeids, not_run)
+            summary.write_losses(remote.losses, failed, remote.program_ids, not_run)
 
     def _count_tests_not_run(self) -> int:
         remote = self.remote_run.tests_not_run if self.remote_run is not None else 0

@@ -114,10 +114,9 @@ def forget_failure(config: pytest.Config, nodeid: str) -> None:
 
 def _get_program_id(report: pytest.TestReport) -> Any:
     """Return the program's id as this pytest keeps ids: a string, or a parsed id."""
-    known = getattr(report, "id", "")
-    if isinstance(known, str):
-        return report.nosejobs_program
-    return type(known).parse(report.nosejobs_program)
+    if isinstance(getattr(report, "id", ""), str):
+        return report.nosejobs_item
+    return make_node_id(report.nosejobs_item, report.location[0])
 
 
 def _get_counted_ids(config: pytest.Config) -> Any:
@@ -129,20 +128,22 @@ def _get_failed_ids(config: pytest.Config) -> Any:
     return getattr(plugin, "lastfailed", None)
 
 
-def parse_node_id(nodeid: str) -> Any:
-    """Return ``nodeid`` for a report; since pytest 9.2, as pytest's NodeId without parameters.
+def make_node_id(nodeid: str, file_id: str) -> Any:
+    """Return ``nodeid`` for a node or a report; since pytest 9.2, as pytest's NodeId.
 
-    Pytest itself would take the text from ``[`` on for the parameters of a Python test, and write
-    another ``]`` behind it in its summary.
+    ``file_id``: the id of the file of the program, with which ``nodeid`` begins.  Pytest itself
+    would split its path at ``::``, and take the text from ``[`` on for the parameters of a Python
+    test.
     """
-    path, separator, names = nodeid.partition("::")
-    if NodeId is None or not separator or "[" not in names:
+    if NodeId is None:
         return nodeid
-    return NodeId(path=path, names=tuple(names.split("::")))
+    name = nodeid[len(file_id) + 2 :]
+    return NodeId(path=file_id, names=(name,) if name else ())
 
 
-def set_node_id(report: Any, nodeid: str) -> None:
-    """Set the id of a report that pytest has made to that of our own reports."""
-    node_id = parse_node_id(nodeid)
-    if not isinstance(node_id, str):
-        report._id = node_id
+def set_node_id(report: Any, nodeid: str, file_id: str) -> None:
+    """Set the id of a report; the parameters are those of ``make_node_id``."""
+    if NodeId is None:
+        report.nodeid = nodeid
+    else:
+        report._id = make_node_id(nodeid, file_id)

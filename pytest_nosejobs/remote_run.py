@@ -80,9 +80,9 @@ class RemoteRun:
         return self._controller is not None
 
     @property
-    def nodeids(self) -> dict[int, str]:
-        """Return the node ids by test number."""
-        return {number: item.nodeid for number, item in self._items.items()}
+    def program_ids(self) -> dict[int, str]:
+        """Return the ids of the programs by test number."""
+        return {number: item.program_id for number, item in self._items.items()}
 
     def check_hosts(self) -> None:
         """End the session if a host cannot be opened, unless the options allow it."""
@@ -131,9 +131,9 @@ class RemoteRun:
         return Scheduler(
             waiting,
             {
-                number: history[item.nodeid]
+                number: history[item.program_id]
                 for number, item in self._items.items()
-                if item.nodeid in history
+                if item.program_id in history
             },
             self._services.options.max_lost,
             first=self._find_failed_first(),
@@ -243,10 +243,10 @@ class RemoteRun:
     def _receive_artifact(self, number: int, attempt: int, path: str, data: bytes) -> None:
         if number not in self._items:
             raise ValueError("artifacts of an unknown test")
-        self._services.artifacts.receive(self._items[number].nodeid, attempt, path, data)
+        self._services.artifacts.receive(self._items[number].program_id, attempt, path, data)
 
     def _discard_artifacts(self, number: int, attempt: int) -> None:
-        self._services.artifacts.discard(self._items[number].nodeid, attempt)
+        self._services.artifacts.discard(self._items[number].program_id, attempt)
 
     # -- RunListener --------------------------------------------------------------
 
@@ -271,9 +271,9 @@ class RemoteRun:
         if item is None:
             return
         if isinstance(event, Line):
-            terminal.show_output_line(item.nodeid, event.host, event.text)
+            terminal.show_output_line(item.program_id, event.host, event.text)
         elif terminal.view is not None:
-            terminal.view.set_running(event.host, event.slot, make_readable(item.nodeid))
+            terminal.view.set_running(event.host, event.slot, make_readable(item.program_id))
 
     def on_finished(self, event: Finished) -> None:
         """Report a test that has ended, or an attempt that another one follows."""
@@ -298,10 +298,10 @@ class RemoteRun:
             self.tests_not_run += 1
         elif not execution.problem:
             # The history holds what the test would have taken on a host of average speed.
-            services.durations.add(item.nodeid, execution.duration / event.speed_factor)
+            services.durations.add(item.program_id, execution.duration / event.speed_factor)
         view = services.terminal.view
         if view is not None:
-            view.set_finished(event.host, execution.slot, make_readable(item.nodeid))
+            view.set_finished(event.host, execution.slot, make_readable(item.program_id))
         context = services.make_context(item, test, execution, event.host)
         made = services.report_maker.make_reports(context, publisher.skips_silent_hooks)
         publisher.publish_remote(item, made)

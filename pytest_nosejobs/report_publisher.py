@@ -104,9 +104,9 @@ class ReportPublisher:
         # A worker of xdist may send reports of its items only: on the way from it to
         # the controller, a case has the id of its program.
         is_worker = hasattr(self._config, "workerinput")
-        nodeid = report.nosejobs_program if is_worker else report.nosejobs_nodeid
+        nodeid = report.nosejobs_item if is_worker else report.nosejobs_nodeid
         if report.nodeid != nodeid:
-            report.nodeid = nodeid
+            pytest_internals.set_node_id(report, nodeid, report.location[0])
         is_verdict = report.when == "call" or report.failed
         if self.xml is not None and (is_verdict or report.skipped):
             junit_xml.set_names(self.xml, report)
@@ -124,9 +124,13 @@ class ReportPublisher:
             pytest_internals.count_program(self._config, report)
         self.reruns.record(report, self.xml)
         if getattr(report, "nosejobs_green", False):
+<<<<<<< HEAD
             pytest_internals.forget_failure(self._config, report.nosejobs_program)
         if self._testcases is not None:
             self._testcases.store_finished()
+=======
+            pytest_internals.forget_failure(self._config, report.nosejobs_item)
+>>>>>>> 93a3aa4 (Make a script a file with one item, so that ids have ::)
 
 
 class XdistReportHooks:

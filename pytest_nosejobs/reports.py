@@ -60,7 +60,7 @@ class ReportContext:
 def describe_failure(context: ReportContext) -> FailureText:
     """Return the text of a program that did not pass."""
     failure = report_text.describe_failure(context.test, context.execution, _make_place(context))
-    return FailureText(failure, context.item.nodeid)
+    return FailureText(failure, context.item.file_id)
 
 
 def make_sections(execution: Execution, short: bool) -> list[tuple[str, str]]:
@@ -122,10 +122,10 @@ def make_skip_reports(item: ShellItem, reason: str) -> Iterator[pytest.TestRepor
 
 def add_attributes(report: Any, item: ShellItem) -> None:
     """Give a report that pytest has made of ``item`` the attributes of our own reports."""
-    pytest_internals.set_node_id(report, item.nodeid)
     report.nosejobs_host = ""
     report.nosejobs_case = None
-    report.nosejobs_nodeid = report.nosejobs_program = item.nodeid
+    report.nosejobs_nodeid = report.nosejobs_item = item.nodeid
+    report.nosejobs_program = item.program_id
     report.nosejobs_files = []
 
 
@@ -174,13 +174,13 @@ def _describe_case_failure(context: ReportContext, case: Case, with_output: bool
     failure = report_text.describe_case_failure(
         case, context.execution, _make_place(context), with_output
     )
-    return FailureText(failure, context.item.nodeid)
+    return FailureText(failure, context.item.file_id)
 
 
 def _make_place(context: ReportContext) -> FailureContext:
     item = context.item
     return FailureContext(
-        item.nodeid, item.command, item.rerun_command, context.host, context.files
+        item.program_id, item.command, item.rerun_command, context.host, context.files
     )
 
 
@@ -212,9 +212,10 @@ class _ReportBuilder:
         host: str,
         files: Sequence[str] = (),
     ) -> None:
+        self._item = item
         self._execution = execution
         self._nodeid = item.nodeid
-        self._location = (item.nodeid, None, f"./{item.nodeid}")
+        self._location = item.get_location(item.name)
         self._keywords = item.get_report_keywords()
         properties = report_text.execution_properties(execution, host) if host else ()
         self._properties = [*item.user_properties, *properties]
@@ -222,7 +223,8 @@ class _ReportBuilder:
             "nosejobs_host": host,
             "nosejobs_case": None,
             "nosejobs_nodeid": item.nodeid,
-            "nosejobs_program": item.nodeid,
+            "nosejobs_program": item.program_id,
+            "nosejobs_item": item.nodeid,
             "nosejobs_files": list(files),
             **item.get_attempt_attributes(),
         }
@@ -233,10 +235,10 @@ class _ReportBuilder:
         ``names``: group and name of the case, unique within its program.
         """
         builder = copy.copy(self)
-        program = self._nodeid
+        item = self._item
         name = " > ".join(filter(None, names))
-        nodeid = builder._nodeid = f"{program}::{name}" if name else program
-        builder._location = (program, None, f"./{nodeid}")
+        nodeid = builder._nodeid = f"{item.program_id}::{name}" if name else item.nodeid
+        builder._location = item.get_location(name or item.name)
         builder._properties = self._properties + report_text.case_properties(case)
         builder._attributes = {
             **self._attributes, "nosejobs_case": names, "nosejobs_nodeid": nodeid,
@@ -261,7 +263,7 @@ class _ReportBuilder:
             is_verdict = when == "call" or longrepr is not None
             duration = execution.duration if is_verdict else 0.0
         return pytest.TestReport(
-            pytest_internals.parse_node_id(self._nodeid),
+            pytest_internals.make_node_id(self._nodeid, self._location[0]),
             self._location,
             self._keywords,
             outcome,

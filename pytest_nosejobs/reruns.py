@@ -70,7 +70,7 @@ class RerunRecorder:
                 junit_xml.remove_testcase(xml, report)
             return
         earlier = getattr(report, "nosejobs_earlier", ())
-        program = report.location[0]
+        program = getattr(report, "nosejobs_program", "")
         is_verdict = report.when == "call" or report.failed
         if not earlier or not is_verdict or program in self._recorded:
             return

@@ -38,5 +38,5 @@ class RunServices:
         self, item: ShellItem, test: Test, execution: Execution, host: str
     ) -> ReportContext:
         """Return the context of the reports of one execution."""
-        files = self.artifacts.list_files(item.nodeid, execution)
+        files = self.artifacts.list_files(item.program_id, execution)
         return ReportContext(item, test, execution, host, files)

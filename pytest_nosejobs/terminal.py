@@ -95,9 +95,9 @@ class Terminal:
             self._view.remove_host(event.error.host)
         self.show_message(str(event.error), red=True)
 
-    def show_output_line(self, nodeid: str, host: str, text: str) -> None:
+    def show_output_line(self, program_id: str, host: str, text: str) -> None:
         """Show a line of output of a running test."""
-        self.write_line(f"[{host}] {make_readable(nodeid)}: {make_readable(text)}")
+        self.write_line(f"[{host}] {make_readable(program_id)}: {make_readable(text)}")
 
     def show_hosts(self, hosts: Sequence[Host]) -> None:
         """Show the hosts of the run, once all are open or have failed."""
@@ -302,12 +302,12 @@ class TerminalSummary:
         self,
         losses: Sequence[Loss],
         failed: Sequence[HostError],
-        nodeids: Mapping[int, str],
+        program_ids: Mapping[int, str],
         tests_not_run: int,
     ) -> None:
         """Write the hosts that were lost or could not be opened, and what became of their tests.
 
-        ``failed``: the errors of hosts that were never open.  ``nodeids``: by test number.
+        ``failed``: the errors of hosts that were never open.  ``program_ids``: by test number.
         """
         lost = {loss.error.host for loss in losses}
         missing = [error for error in failed if error.host not in lost]
@@ -318,12 +318,12 @@ class TerminalSummary:
             self._reporter.line(str(error))
         for loss in losses:
             self._reporter.line(str(loss.error))
-            for line in self._describe_loss(loss, nodeids):
+            for line in self._describe_loss(loss, program_ids):
                 self._reporter.line(f"  {line}")
         if tests_not_run:
             self._reporter.line(f"{format_count(tests_not_run, 'test')} could not be run")
 
-    def _describe_loss(self, loss: Loss, nodeids: Mapping[int, str]) -> Iterator[str]:
+    def _describe_loss(self, loss: Loss, program_ids: Mapping[int, str]) -> Iterator[str]:
         fates = {f"to {host}": tests for host, tests in loss.moved.items()}
         if loss.given_up:
             fates["given up"] = loss.given_up
@@ -333,6 +333,6 @@ class TerminalSummary:
         if self._is_verbose:
             for fate, tests in fates.items():
                 for number in tests:
-                    yield f"{make_readable(nodeids[number])} {fate}"
+                    yield f"{make_readable(program_ids[number])} {fate}"
         if loss.is_back:
             yield "connected again later"

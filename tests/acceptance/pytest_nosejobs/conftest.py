@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -48,10 +48,10 @@ class Project:
         return self.pytester.runpytest_subprocess(*arguments, timeout=120)
 
     def collect(self, *arguments: str) -> list[str]:
-        """Return the node ids that ``--collect-only -q`` prints."""
+        """Return what ``--collect-only -q`` prints: files of programs, and ids of other items."""
         result = self.run("--collect-only", "-q", *arguments)
         lines = result.outlines
-        return lines[: lines.index("")] if "" in lines else lines
+        return [_get_file(each) for each in (lines[: lines.index("")] if "" in lines else lines)]
 
     def cases(self, *arguments: str) -> tuple[int, dict[str, Case]]:
         """Run with JUnit XML; return the exit status, and the testcases by name."""
@@ -60,6 +60,15 @@ class Project:
         cases = [Case(element) for element in ET.parse(self.junit).iter("testcase")]
         assert len({case.id for case in cases}) == len(cases)
         return int(done.ret), {case.name: case for case in cases}
+
+
+def _get_file(nodeid: str) -> str:
+    """Return the id of a program's file for the id of its only item; other ids as they are."""
+    for found in re.finditer("::", nodeid):
+        file, name = nodeid[: found.start()], nodeid[found.end() :]
+        if not file.endswith(".py") and name == PurePosixPath(file).stem:
+            return file
+    return nodeid
 
 
 class Case:

@@ -159,12 +159,11 @@ class RunResult:
 
     def outcomes_of(self, program: str) -> dict[str, str]:
         """Return the outcomes of a program's cases by name; "" is the program itself."""
-        prefix = f"{program}::"
-        all_outcomes = {name: outcome for name, (outcome, _) in self.reports.items()}
+        prefix, itself = f"{program}::", f"{program}::{Path(program).stem}"
         return {
-            name.removeprefix(prefix) if name != program else "": outcome
-            for name, outcome in all_outcomes.items()
-            if name == program or name.startswith(prefix)
+            "" if name == itself else name.removeprefix(prefix): outcome
+            for name, (outcome, _) in self.reports.items()
+            if name.startswith(prefix)
         }
 
 
@@ -216,13 +215,13 @@ def test_words(runs: dict[str, RunResult], mode: str) -> None:
     for nodeid, message in {
         "test_outcomes::broken": "no two",
         "test_outcomes::left": "Skipped: no net",
-        "test_green_exit_1": "exit 1, though none of 1 case failed",
-        "test_green_exit_77": "exit 77, though none of 1 case failed",
-        "test_green_killed": "killed by SIGSEGV",
-        "test_green_timeout": "timed out after 0.5 s",
-        "test_bail": "disk full",
-        "test_skip_all": "Skipped: no database",
-        "test_doctype": "DOCTYPE",
+        "test_green_exit_1::test_green_exit_1": "exit 1, though none of 1 case failed",
+        "test_green_exit_77::test_green_exit_77": "exit 77, though none of 1 case failed",
+        "test_green_killed::test_green_killed": "killed by SIGSEGV",
+        "test_green_timeout::test_green_timeout": "timed out after 0.5 s",
+        "test_bail::test_bail": "disk full",
+        "test_skip_all::test_skip_all": "Skipped: no database",
+        "test_doctype::test_doctype": "DOCTYPE",
         "test_xml::c > bad": "no",
     }.items():
         assert message in reports[nodeid][1], nodeid
@@ -544,7 +543,7 @@ def test_a_reader_that_fails_is_the_error_of_its_test(
     project.add("test_marks", "printf 'MARKS\\n-bad\\n'" if old != "return None" else "echo hi")
     project.add("test_silent", "exit 0")
     result = run_programs(project.root, *MODES[mode])
-    outcome, message = result.reports["test_marks"]
+    outcome, message = result.reports["test_marks::test_marks"]
     assert outcome == "failed setup"
     assert message.startswith("the reader of its output failed: ")
     assert result.outcomes_of("test_silent") == {"": "passed"}
@@ -559,7 +558,7 @@ def test_a_reader_that_cannot_be_loaded_on_the_host(project: Project, mode: str)
     project.add("test_says", "echo hi")
     project.add("test_silent", "exit 0")
     result = run_programs(project.root, *MODES[mode])
-    assert "only_here" in result.reports["test_says"][1]
+    assert "only_here" in result.reports["test_says::test_says"][1]
     assert result.outcomes_of("test_says") == {"": "failed setup"}
     assert result.outcomes_of("test_silent") == {"": "passed"}
 

@@ -1,6 +1,7 @@
 """Tests of collection: which files become tests, and the messages for those that cannot."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +96,56 @@ def test_patterns_by_ini(project: Project) -> None:
     assert project.collect() == ["b.check", "check_a.sh", "check_helper.sh"]
 
 
+@pytest.mark.parametrize("hosts", [(), ("--nosejobs=2*popen",)])
+def test_a_script_is_a_file_with_an_item(project: Project, hosts: tuple[str, ...]) -> None:
+    project.add("sh/test_sort.a.sh")
+    project.file(
+        "conftest.py",
+        """
+import pytest
+def pytest_collection_modifyitems(items):
+    item, = items
+    print("item", item.nodeid, item.location, type(item.parent).__mro__[1].__name__)
+    print("found", list(item.fixturenames), dict(item.funcargs), item.getparent(pytest.Dir).name)
+    print("file", item.getparent(pytest.File).nodeid, item.reportinfo()[1:])
+""",
+    )
+    lines = project.run("--collect-only", "-s", *hosts).stdout.str()
+    assert (
+        "item sh/test_sort.a.sh::test_sort.a ('sh/test_sort.a.sh', 0, 'test_sort.a ') File" in lines
+    )
+    assert "found [] {} sh" in lines
+    assert "file sh/test_sort.a.sh (0, 'test_sort.a')" in lines
+
+
+def test_a_case_that_does_not_exist_is_an_error(project: Project) -> None:
+    project.add("a b/test_words.sh", "echo 1..1; echo ok 1 - one")
+    for case, status in (("one", 0), ("test_words", 0), ("nope", 4), ("one::two", 4)):
+        result = project.run(f"a b/test_words.sh::{case}")
+        assert result.ret == status, case
+        message = (
+            f"*not found: a b/test_words.sh::{case} (a b/test_words.sh ran and has no such case)"
+        )
+        if status:
+            result.stdout.fnmatch_lines([message])
+    result = project.run("a b/test_words.sh::nope", "a b", "--nosejobs=popen")
+    assert result.ret == 4
+
+
+def test_the_bare_path_deselects(project: Project) -> None:
+    project.add("sub/test_a.sh")
+    project.add("sub/test_b.sh")
+    assert project.collect("--deselect", "sub/test_a.sh") == ["sub/test_b.sh"]
+
+
+def test_ids_are_relative_where_rootdir_is_elsewhere(project: Project) -> None:
+    project.add("tree/test_a.sh")
+    project.file("elsewhere/pytest.ini", "[pytest]\n")
+    for hosts in ((), ("--nosejobs=popen//id=x",)):
+        ids = project.collect("--rootdir=elsewhere", "-c", "elsewhere/pytest.ini", "tree", *hosts)
+        assert ids == ["../tree/test_a.sh"]
+
+
 NAMES = [
     "test_plain.sh", "test_a b.sh", "test_é.sh", "test_a'b.sh", "d e/test_x",
     "test_$HOME.sh", "test_a.b.sh", "test_c::d.sh", "e::f/test_g",
@@ -108,6 +159,7 @@ def test_ids_can_be_pasted_back(project: Project) -> None:
     assert sorted(ids) == sorted(NAMES)
     for node in ids:
         assert project.collect(node) == [node]
+        assert project.collect(f"{node}::{Path(node).stem}") == [node]
     assert project.run("--nosejobs=2*popen", *ids).parseoutcomes() == {"passed": len(NAMES)}
 
 

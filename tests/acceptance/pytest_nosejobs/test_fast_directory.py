@@ -9,7 +9,7 @@ _ASKED = """\
 from pytest_nosejobs.fast_directory import Dir, is_fast
 
 def pytest_collection_finish(session):
-    found = [item.parent for item in session.items if item.nodeid.endswith(".sh")]
+    found = [item.parent.parent for item in session.items if item.path.suffix == ".sh"]
     print("quick:", {isinstance(each, Dir) and is_fast(each) for each in found})
 """
 #: Options that change which files are collected.

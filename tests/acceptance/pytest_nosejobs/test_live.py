@@ -152,7 +152,7 @@ def test_a_terminal_shows_slots(slow: Project) -> None:
     status, text = run_on_terminal(slow, "--nosejobs=2*popen")
     assert status == 1
     assert re.search(r"popen/[01]\S*\s+\S*\d\.\d s\S*\s+\S*test_slow", text)
-    assert re.search(r"FAILED +test_slower - exit 1", text)
+    assert re.search(r"FAILED +test_slower::test_slower - exit 1", text)
     assert re.search(r"FAILED +test_cases::b - not ok", text)
     assert "4/4" in text
     assert "2 failed" in text
@@ -163,7 +163,7 @@ def test_the_view_into_a_pipe(slow: Project) -> None:
     done = slow.run("--nosejobs=2*popen", "--nosejobs-view=yes")
     done.assert_outcomes(passed=2, failed=2, skipped=1)
     text = done.stdout.str()
-    assert "FAILED test_slower - exit 1" in text
+    assert "FAILED test_slower::test_slower - exit 1" in text
     assert "\x1b" not in text
     last = next(line for line in done.outlines if line.startswith("4/4 "))
     assert sorted(re.findall(r"\d+ [a-z]{2,}", last)) == ["1 skipped", "2 failed", "2 passed"]

@@ -36,7 +36,7 @@ def test_lf_runs_the_failed_ones_and_ff_puts_them_first(project: Project) -> Non
     assert project.run(HOSTS).parseoutcomes() == {"passed": 4, "failed": 2}
     assert project.run(HOSTS, "--lf").parseoutcomes() == {"failed": 2, "deselected": 4}
     result = project.run("--nosejobs=popen", "--ff", "-v")
-    names = re.findall(r"^(test_\d) ", result.stdout.str(), re.MULTILINE)
+    names = re.findall(r"^(test_\d)::", result.stdout.str(), re.MULTILINE)
     assert set(names[:2]) == {"test_4", "test_5"}
     assert len(names) == 6
     for number in (4, 5):
@@ -49,7 +49,7 @@ def test_the_longest_go_first_when_history_is_known(project: Project) -> None:
         project.add(f"test_{name}", f"sleep {seconds}")
     project.run(HOSTS)
     result = project.run("--nosejobs=popen", "-v")
-    names = re.findall(r"^test_(\w) ", result.stdout.str(), re.MULTILINE)
+    names = re.findall(r"^test_(\w)::", result.stdout.str(), re.MULTILINE)
     assert names[:2] == ["c", "b"]
 
 
@@ -68,7 +68,9 @@ def test_v_shows_the_host_and_q_shows_none(project: Project) -> None:
     project.add("test_d.sh", "exit 77")
     lines = project.run("--nosejobs=alpha", "-v").stdout.str()
     for name, word in {"a": "PASSED", "b": "FAILED", "c": "ERROR", "d": "SKIPPED"}.items():
-        assert re.search(rf"^test_{name}\.sh {word} \[alpha\]", lines, re.MULTILINE), lines
+        assert re.search(rf"^test_{name}\.sh::test_{name} {word} \[alpha\]", lines, re.MULTILINE), (
+            lines
+        )
     assert "[100%]" in lines
     quiet = project.run("--nosejobs=alpha", "-q").stdout.str()
     assert "nosejobs:" not in quiet

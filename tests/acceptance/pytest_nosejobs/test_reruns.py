@@ -61,7 +61,7 @@ def test_the_last_attempt_decides(pytester: pytest.Pytester, args: tuple) -> Non
     counts = result.parseoutcomes()
     assert (counts["failed"], counts["errors"], counts["rerun"]) == (1, 1, 2)
     result.stdout.no_fnmatch_line("*flaky tests*")
-    result.stdout.fnmatch_lines(["test_a.sh RERUN ?*?*", "test_a.sh FAILED ?*?*"])
+    result.stdout.fnmatch_lines(["test_a.sh::test_a RERUN ?*?*", "test_a.sh::test_a FAILED ?*?*"])
     tags = {
         str(case.get("name")): [each.tag for each in case if each.tag != "properties"]
         for case in ET.parse(xml).iter("testcase")

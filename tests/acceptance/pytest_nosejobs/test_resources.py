@@ -77,7 +77,9 @@ def test_a_test_runs_where_its_labels_are(pytester: pytest.Pytester) -> None:
     hosts = "--nosejobs=popen//id=plain,popen//labels=docker+gpu//id=rich,netty"
     result = run(pytester, "-v", hosts)
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines_random(["test_a.sh PASSED ?rich?*", "test_b.sh PASSED ?netty?*"])
+    result.stdout.fnmatch_lines_random(
+        ["test_a.sh::test_a PASSED ?rich?*", "test_b.sh::test_b PASSED ?netty?*"]
+    )
 
 
 @pytest.mark.parametrize(

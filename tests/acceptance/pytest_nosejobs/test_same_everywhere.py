@@ -90,7 +90,7 @@ def test_a_failure_shows_what_a_person_needs(project: Project) -> None:
                 "*50 lines before*",
                 "100",
                 "last words",
-                "*FAILED a dir/test_x.sh - exit 3*",
+                "*FAILED a dir/test_x.sh::test_x - exit 3*",
             ]
         )
 

@@ -15,7 +15,11 @@ from shell_runner.remote.protocol.model import PASSED, Case, Execution, ParsedOu
 
 def reports_of(*cases: Case, nodeid: str = "sub/test_a.sh") -> list[Any]:
     item: Any = SimpleNamespace(
-        nodeid=nodeid,
+        nodeid=f"{nodeid}::test_a",
+        program_id=nodeid,
+        file_id=nodeid,
+        name="test_a",
+        get_location=lambda name: (nodeid, 0, name),
         user_properties=[],
         path="p",
         get_report_keywords=dict,

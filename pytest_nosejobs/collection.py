@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -58,6 +59,16 @@ class BrokenFile(pytest.File):
         node = cls.from_parent(parent, path=path, nodeid=escape_unprintable(name))
         node.reason = reason
         return node
+
+
+def walk_files(folder: str, config: pytest.Config) -> Iterator[str]:
+    """Yield the files below ``folder``, without those of folders into which pytest does not go."""
+    patterns = config.getini("norecursedirs")
+    for path, folders, names in os.walk(folder):
+        folders[:] = [
+            each for each in folders if not any(fnmatch(each, pattern) for pattern in patterns)
+        ]
+        yield from (os.path.join(path, name) for name in sorted(names))
 
 
 class Collection:
@@ -115,6 +126,18 @@ class Collection:
         if reason:
             self._uncollected[path] = reason
         return None
+
+    def register_all_tags(self) -> None:
+        """Register the tags of all programs that the command line means, without collecting."""
+        base = self._config.invocation_params.dir
+        for arg in self._config.args:
+            path = os.path.abspath(base / arg.partition("::")[0])
+            files = [path] if os.path.isfile(path) else walk_files(path, self._config)
+            for file in files:
+                name = file.removeprefix(self._prefix).replace(os.sep, "/")
+                program = self._rules.classify(file, name, file == path)
+                if isinstance(program, Program):
+                    self._register_tags(program)
 
     def get_uncollected(self) -> dict[str, str]:
         """Return why files below the folders of the command line look like tests and are none.

@@ -26,6 +26,7 @@ from shell_runner.text import quote_command
 
 from . import other_plugins
 from .failure_text import FailureText
+from .protocol_hooks import HooksWithoutSetup
 from .pytest_internals import make_marker
 
 #: Keywords of a collector and all nodes above it, kept for the reports of its items.
@@ -36,11 +37,12 @@ _PARENT_KEYWORDS = pytest.StashKey[dict[str, Any]]()
 EarlierAttempt = tuple[str, str, str]
 
 
-class ShellFailure(bdb.BdbQuit):
+class ShellFailure(AssertionError, bdb.BdbQuit):
     """A program did not pass.
 
-    It is a BdbQuit so that ``--pdb`` does not stop for it: there is no Python frame of the user's
-    to look at.
+    Other plugins tell by the AssertionError that the test failed and is not broken.  It is a
+    BdbQuit so that ``--pdb`` does not stop for it: there is no Python frame of the user's to look
+    at.
     """
 
     def __init__(self, test: Test, execution: Execution, result: Result, text: FailureText) -> None:
@@ -49,6 +51,20 @@ class ShellFailure(bdb.BdbQuit):
         self.execution = execution
         self.result = result
         self.text = text
+
+
+@dataclass(frozen=True)
+class RemoteResult:
+    """The result of an item that is known before pytest's protocol is run for it."""
+
+    #: The name of the host; empty if the item was on none.
+    host: str = ""
+    #: The attempts and their executions, in order; empty if the item was not run.
+    attempts: Sequence[tuple[Test, Execution]] = ()
+    #: Raised by a setup hook of another plugin before the test would have been sent.
+    setup_error: BaseException | None = None
+    #: The plugins whose setup hooks have been called.
+    set_up_plugins: Sequence[object] = ()
 
 
 class ItemRunner(Protocol):
@@ -104,8 +120,8 @@ class ShellItem(pytest.Item):
         self.metadata = program.metadata
         #: The last test and its execution by the ordinary protocol, for the reports.
         self.local_result: tuple[Test, Execution] | None = None
-        #: A report that is on its way through the makereport hooks of other plugins.
-        self.pending_report: pytest.TestReport | None = None
+        #: Set while pytest's protocol is run for an item whose result is known already.
+        self.remote_result: RemoteResult | None = None
         self.earlier_attempts: list[EarlierAttempt] = []
         #: Reports of the earlier attempts by the ordinary protocol.
         self.rerun_reports: list[pytest.TestReport] = []
@@ -118,7 +134,9 @@ class ShellItem(pytest.Item):
     def ihook(self) -> Any:
         """Return the hooks of the program's folder."""
         assert self.parent is not None
-        return self.parent.ihook
+        hooks = self.parent.ihook
+        done = self.remote_result.set_up_plugins if self.remote_result is not None else ()
+        return HooksWithoutSetup(self.config, hooks, done) if done else hooks
 
     @property
     def location(self) -> tuple[str, int | None, str]:

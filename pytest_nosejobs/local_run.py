@@ -6,7 +6,6 @@ The machine is opened like any other host, so that a test has the same outcome e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 
 import pytest
 from _pytest.runner import runtestprotocol
@@ -30,7 +29,8 @@ from shell_runner.reporting.report_text import skip_reason, unmet_message
 from . import reports, reruns
 from .items import ShellItem
 from .leftover_warnings import warn_of_leftovers
-from .report_hooks import make_failure
+from .protocol_reports import make_attempt_report, make_failure, replace_by_cases
+from .reports import ReportContext
 from .run_services import RunServices
 
 #: The name of this machine in reports and in ``[hosts.here]`` of nosejobs.toml.
@@ -38,7 +38,10 @@ LOCAL_HOST = "here"
 
 
 class LocalRunner:
-    """Implements ``ItemRunner`` and the hooks of the ordinary protocol."""
+    """Implements ``ItemRunner`` and the hooks of the ordinary protocol.
+
+    It serves items that run on this machine, and those that have run on a host.
+    """
 
     def __init__(self, services: RunServices) -> None:
         self._services = services
@@ -48,66 +51,86 @@ class LocalRunner:
         self.tests_not_run = 0
 
     def check_requirements(self, item: ShellItem) -> None:
-        """Check the labels of ``[hosts.here]`` in the setup phase of an item."""
+        """Check in the setup phase of an item that its host has the labels that it requires.
+
+        Raises also what a setup hook has raised before the test would have been sent.
+        """
         item.local_result = None
         item.earlier_attempts.clear()
         item.rerun_reports.clear()
-        options = self._services.options
-        entry = options.config.hosts.get(LOCAL_HOST)
+        remote = item.remote_result
+        if remote is None:
+            self._check_local_labels(item)
+        elif remote.setup_error is not None:
+            raise remote.setup_error
+        elif remote.attempts and remote.attempts[-1][1].problem == Problem.UNMET_REQUIREMENT:
+            self._refuse(item, *remote.attempts[-1])
+
+    def _check_local_labels(self, item: ShellItem) -> None:
+        """Check the labels of ``[hosts.here]``."""
+        entry = self._services.options.config.hosts.get(LOCAL_HOST)
         missing = sorted(set(item.metadata.requires) - set(entry.labels if entry else ()))
-        if not missing:
-            return
-        reason = unmet_message(sorted(item.metadata.requires), missing, [LOCAL_HOST])
-        if options.requires == "skip":
-            item.unmet_reason = reason
-            pytest.skip(reason)
-        test = item.make_test(0)
-        execution = Execution(0, problem=Problem.UNMET_REQUIREMENT, detail=reason)
+        if missing:
+            reason = unmet_message(sorted(item.metadata.requires), missing, [LOCAL_HOST])
+            execution = Execution(0, problem=Problem.UNMET_REQUIREMENT, detail=reason)
+            self._refuse(item, item.make_test(0), execution)
+
+    def _refuse(self, item: ShellItem, test: Test, execution: Execution) -> None:
+        """Skip or fail an item whose requirements are not met."""
+        if self._services.options.requires == "skip":
+            item.unmet_reason = execution.detail
+            pytest.skip(execution.detail)
         item.local_result = (test, execution)
-        raise make_failure(self._services.make_context(item, test, execution, LOCAL_HOST))
+        raise make_failure(self._make_context(item, test, execution))
 
     def run_item(self, item: ShellItem) -> None:
-        """Run an item, again after a failure if it may.
+        """Run an item, again after a failure if it may, or take its result from the host.
 
         Raises ShellFailure, or pytest's Skipped.
         """
-        services = self._services
-        self._program_id = item.program_id
-        attempts = reruns.count_attempts(item)
-        for attempt in range(1, attempts + 1):
-            test = item.make_test(0)._replace(attempt=attempt)
-            execution = self._execute(test)
-            if attempt == attempts or not is_retryable(test, execution):
-                break
-            context = services.make_context(item, test, execution, LOCAL_HOST)
-            item.rerun_reports.append(services.report_maker.make_attempt_report(context))
-        reruns.add_flaky_property(item, test, execution, attempts)
+        remote = item.remote_result
+        last = None
+        for test, execution in self._run(item) if remote is None else remote.attempts:
+            if last is not None:
+                context = self._make_context(item, *last)
+                item.rerun_reports.append(make_attempt_report(context))
+            last = test, execution
+        assert last is not None
+        test, execution = last
+        reruns.add_flaky_property(item, test, execution, reruns.count_attempts(item))
         test = warn_of_leftovers(item, test, execution)
         item.local_result = (test, execution)
-        services.durations.add(item.program_id, execution.duration)
         outcome = judge(test, execution).outcome
         if outcome == SKIPPED:
             pytest.skip(skip_reason(execution))
         if outcome != PASSED:
-            raise make_failure(services.make_context(item, test, execution, LOCAL_HOST))
+            raise make_failure(self._make_context(item, test, execution))
+
+    def _run(self, item: ShellItem) -> Iterator[tuple[Test, Execution]]:
+        """Run an item on this machine; yield its attempts and their executions."""
+        self._program_id = item.program_id
+        for attempt in range(1, reruns.count_attempts(item) + 1):
+            test = item.make_test(0)._replace(attempt=attempt)
+            execution = self._execute(test)
+            yield test, execution
+            if not is_retryable(test, execution):
+                break
+        self._services.durations.add(item.program_id, execution.duration)
 
     def run_protocol(self, item: ShellItem, nextitem: pytest.Item | None) -> None:
         """Run pytest's ordinary protocol, then publish reports of attempts and cases as well."""
-        services = self._services
+        publisher = self._services.publisher
         properties = item.user_properties
+        publisher.announce(item, item.nodeid)
         made: Iterable[pytest.TestReport]
         made = phases = runtestprotocol(item, log=False, nextitem=nextitem)
         # Not earlier: while a test runs, pytest captures what is written to the terminal.
         for rerun in item.rerun_reports:
-            services.publisher.publish(item, [rerun])
+            publisher.publish(item, [rerun])
         if item.local_result and item.local_result[1].parsed and phases[0].passed:
-            item.user_properties = properties  # make_report has appended those of the verdict
-            # The failure of a fixture at its end is not one of the program.
-            teardown = [each for each in phases if each.when == "teardown" and each.failed]
-            context = services.make_context(item, *item.local_result, LOCAL_HOST)
-            own = services.report_maker.make_reports(context)
-            made = chain(_mark_last(own, context.has_passed_by_cases), teardown)
-        services.publisher.publish(item, made)
+            context = self._make_context(item, *item.local_result)
+            made = replace_by_cases(context, properties, phases)
+        publisher.publish(item, made)
         item.local_result = None  # it may hold many cases, and pytest keeps all items
 
     def make_report(
@@ -119,8 +142,7 @@ class LocalRunner:
             return next(reports.make_skip_reports(item, f"Skipped: {item.unmet_reason}"))
         if call.when == "teardown" or not item.local_result:
             return report
-        context = self._services.make_context(item, *item.local_result, LOCAL_HOST)
-        verdict = reports.make_verdict_report(context)
+        verdict = reports.make_verdict_report(self._make_context(item, *item.local_result))
         # The teardown report, from which JUnit XML takes properties and output, is pytest's.
         item.user_properties = verdict.user_properties
         for name, text in verdict.sections:
@@ -130,6 +152,10 @@ class LocalRunner:
     def close(self) -> None:
         """End the slot and whatever it runs."""
         self._slot.close()
+
+    def _make_context(self, item: ShellItem, test: Test, execution: Execution) -> ReportContext:
+        host = LOCAL_HOST if item.remote_result is None else item.remote_result.host
+        return self._services.make_context(item, test, execution, host)
 
     def _execute(self, test: Test) -> Execution:
         try:
@@ -146,16 +172,6 @@ class LocalRunner:
     def _show_line(self, number: int, host: str, text: str) -> None:
         if number == 0:
             self._services.terminal.show_output_line(self._program_id, host, text)
-
-
-def _mark_last(reports: Iterator[pytest.TestReport], is_green: bool) -> Iterator[pytest.TestReport]:
-    """Yield all reports; the last one says whether the program has passed by its cases."""
-    last = next(reports)
-    for report in reports:
-        yield last
-        last = report
-    vars(last)["nosejobs_green"] = is_green
-    yield last
 
 
 class LocalSlot:

@@ -36,10 +36,17 @@ def get_not_run_reason(item: pytest.Item) -> str | None:
     return f"[NOTRUN] {xfail.reason}"
 
 
+def has_expected_failure(item: pytest.Item) -> bool:
+    """Return whether an xfail marker applies, or would without ``--runxfail``.
+
+    Call it after the markers have been evaluated.
+    """
+    return item.stash.get(xfailed_key, None) is not None
+
+
 def is_expected_to_fail(item: pytest.Item) -> bool:
     """Return whether an xfail marker applies.
 
     Call it after the markers have been evaluated.
     """
-    runxfail = item.config.getoption("runxfail", False)
-    return item.stash.get(xfailed_key, None) is not None and not runxfail
+    return has_expected_failure(item) and not item.config.getoption("runxfail", False)

@@ -1,4 +1,6 @@
-"""Settings of other plugins that apply to shell tests: pytest-timeout, pytest-rerunfailures.
+"""Settings of other plugins that apply to shell tests.
+
+They are those of pytest-timeout, pytest-rerunfailures and pytest-dependency.
 
 Without those plugins, all functions return what means "no setting".
 """
@@ -56,6 +58,11 @@ def get_reruns(item: pytest.Item, retries: int | None) -> int:
     if count is None or (retries is not None and not is_forced):
         return retries or 0
     return max(int(count(item) or 0), 0)
+
+
+def has_dependencies(config: pytest.Config) -> bool:
+    """Return whether pytest-dependency is active."""
+    return _get_plugin(config, "dependency") is not None
 
 
 def set_execution_count(item: Any, count: int) -> None:

@@ -25,7 +25,6 @@ from .items import ItemSettings, ShellItem, select_shell_items
 from .local_run import LocalRunner
 from .node_ids import RequestedCases, rewrite_arguments
 from .output_formats import load_formats
-from .report_hooks import ReportMaker
 from .report_publisher import ReportPublisher, XdistReportHooks
 from .run_services import EXIT_HOSTS_LOST, RunServices
 from .terminal import (
@@ -40,8 +39,10 @@ from .terminal import (
 if TYPE_CHECKING:
     from .remote_run import RemoteRun
 
-#: Options with which pytest shows what would run, and nothing is run.
-_SHOW_ONLY_OPTIONS = ("collectonly", "setuponly", "setupplan")
+#: Options with which pytest shows something, and nothing is run.
+_SHOW_ONLY_OPTIONS = (
+    "collectonly", "setuponly", "setupplan", "showfixtures", "show_fixtures_per_test", "cacheshow",
+)  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -88,7 +89,6 @@ class Plugin:
             setup=options.build_setup(config, chosen, output_formats.sources),
             artifacts=ArtifactReceiver(config, chosen),
             durations=DurationHistory(config),
-            report_maker=ReportMaker(),
             publisher=ReportPublisher(config),
             terminal=Terminal(config),
         )
@@ -103,6 +103,8 @@ class Plugin:
         self._gc_tuning = GcTuning()
         # Pytest's own cleanup comes first and collects garbage once more; ours is exempt.
         config.add_cleanup(self._gc_tuning.end)
+        if config.getoption("markers", False):  # lists them; nothing is collected
+            self._collection.register_all_tags()
 
     # -- session ------------------------------------------------------------------
 
@@ -210,8 +212,6 @@ class Plugin:
         report = yield
         if not isinstance(item, ShellItem):
             return report
-        if item.pending_report is not None:
-            return item.pending_report
         return self.local_runner.make_report(item, call, report)
 
     @pytest.hookimpl(tryfirst=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+from collections import deque
 from collections.abc import Sequence
 
 import pytest
@@ -24,17 +25,16 @@ from shell_runner.run.events import (
     Loss,
     Running,
     Waiting,
-    describe_losses,
 )
 from shell_runner.run.requirements import read_requirements
 from shell_runner.run.scheduler import Scheduler
 from shell_runner.shipping import file_selection, tree_scan
 from shell_runner.text import make_readable
 
-from . import markers, progress_line, pytest_internals, reports, reruns
+from . import progress_line, reruns
 from .gc_tuning import GcTuning
 from .items import ShellItem
-from .leftover_warnings import warn_of_leftovers
+from .outcome_reporter import OutcomeReporter
 from .progress_line import ProgressLine
 from .run_loop import RunLoop
 from .run_services import EXIT_HOSTS_LOST, RunServices
@@ -58,6 +58,10 @@ class RemoteRun:
         self._controller: RunController | None = None
         self._items: dict[int, ShellItem] = {}
         self._tests: dict[int, Test] = {}
+        #: The tests that are not reported yet.
+        self._open: set[int] = set()
+        #: Tests among them that wait for the results of others, in order.
+        self._held: deque[int] = deque()
         #: The number of tests that could not be run because hosts were lost.
         self.tests_not_run = 0
 
@@ -98,26 +102,29 @@ class RemoteRun:
         if fleet.needs_tree:
             fleet.provide_tree(self._scan_tree())
         opened = self._wait_for_hosts()
-        skipped = self._report_marker_skips()
-        waiting = {num: item for num, item in self._items.items() if num not in skipped}
+        self._outcomes = OutcomeReporter(services, session)
+        waiting, held = self._select_tests()
+        self._held.extend(held)
+        self._open = {*waiting, *held}
         controller = self._controller = RunController(
             fleet,
             list(self._tests.values()),
             self._make_scheduler(waiting),
             self._receive_artifact,
-            {number: reruns.count_attempts(item) for number, item in waiting.items()},
+            {number: reruns.count_attempts(self._items[number]) for number in self._open},
             services.options.host_timeout,
             self._discard_artifacts,
+            held,
         )
         for event in opened:
             fleet.events.put(event)
         controller.start()
         python_items = [item for item in session.items if not isinstance(item, ShellItem)]
         if not python_items:  # Python tests print what they like
-            services.terminal.start_view(len(waiting))
+            services.terminal.start_view(len(self._open))
         self._gc_tuning.freeze()
         try:
-            RunLoop(session, self, python_items, len(waiting)).run(controller)
+            RunLoop(session, self, python_items).run(controller)
         finally:
             if python_items:
                 self._gc_tuning.end()  # pytest looks for garbage of Python tests
@@ -126,7 +133,22 @@ class RemoteRun:
             controller.stop()
             services.terminal.stop_view()
 
-    def _make_scheduler(self, waiting: dict[int, ShellItem]) -> Scheduler:
+    def _select_tests(self) -> tuple[list[int], list[int]]:
+        """Report the tests that are not sent at all; return the numbers of the others.
+
+        Those of the second list have to wait for the results of other tests.
+        """
+        waiting, held = [], []
+        for number, item in self._items.items():
+            if self._outcomes.is_skipped(item):
+                continue
+            if not self._outcomes.is_ready(item):
+                held.append(number)
+            elif self._outcomes.set_up(item):
+                waiting.append(number)
+        return waiting, held
+
+    def _make_scheduler(self, waiting: Sequence[int]) -> Scheduler:
         history = self._services.durations.earlier
         return Scheduler(
             waiting,
@@ -137,9 +159,9 @@ class RemoteRun:
             },
             self._services.options.max_lost,
             first=self._find_failed_first(),
-            requirements={num: read_requirements(item.metadata) for num, item in waiting.items()},
+            requirements={num: read_requirements(self._items[num].metadata) for num in self._open},
             hosts={host.id: host.spec.labels for host in self.fleet.hosts},
-            folders={number: str(item.path.parent) for number, item in waiting.items()},
+            folders={number: str(self._items[number].path.parent) for number in self._open},
         )
 
     def _find_failed_first(self) -> set[int]:
@@ -150,22 +172,6 @@ class RemoteRun:
             return set()
         failed = cache.get("cache/lastfailed", {})
         return {number for number, item in self._items.items() if item.nodeid in failed}
-
-    def _report_marker_skips(self) -> set[int]:
-        """Report the tests that a marker of a conftest file skips; they are not sent at all."""
-        skipped = set()
-        for number, item in self._items.items():
-            skip_reason = markers.evaluate_markers(item)
-            not_run_reason = None if skip_reason is not None else markers.get_not_run_reason(item)
-            reason = not_run_reason if skip_reason is None else f"Skipped: {skip_reason}"
-            if reason is None:
-                continue
-            skipped.add(number)
-            made = list(reports.make_skip_reports(item, reason))
-            if not_run_reason is not None:
-                made[0].wasxfail = not_run_reason
-            self._services.publisher.publish_remote(item, made)
-        return skipped
 
     # -- hosts and tree -----------------------------------------------------------
 
@@ -277,33 +283,42 @@ class RemoteRun:
 
     def on_finished(self, event: Finished) -> None:
         """Report a test that has ended, or an attempt that another one follows."""
-        services, execution = self._services, event.execution
-        item, test = self._items[execution.id], self._tests[execution.id]
-        publisher = services.publisher
+        number = event.execution.id
+        item, test = self._items[number], self._tests[number]
         if event.will_rerun:
-            context = services.make_context(item, test, execution, event.host)
-            attempt = services.report_maker.make_attempt_report(context)
-            publisher.publish_remote(item, [attempt])
+            self._outcomes.report_attempt(item, test, event)
             return
-        if event.lost_with:
-            item.user_properties.append(("lost_with", describe_losses(event.lost_with)))
-        if item.earlier_attempts:
-            reruns.add_flaky_property(item, test, execution, reruns.count_attempts(item))
-        if execution.problem == Problem.UNMET_REQUIREMENT and services.options.requires == "skip":
-            skip_reports = reports.make_skip_reports(item, f"Skipped: {execution.detail}")
-            publisher.publish_remote(item, skip_reports)
-            return
-        test = warn_of_leftovers(item, test, execution)
-        if execution.problem == Problem.HOST_LOST:
+        if event.execution.problem == Problem.HOST_LOST:
             self.tests_not_run += 1
-        elif not execution.problem:
-            # The history holds what the test would have taken on a host of average speed.
-            services.durations.add(item.program_id, execution.duration / event.speed_factor)
-        view = services.terminal.view
+        view = self._services.terminal.view
         if view is not None:
-            view.set_finished(event.host, execution.slot, make_readable(item.program_id))
-        context = services.make_context(item, test, execution, event.host)
-        made = services.report_maker.make_reports(context, publisher.skips_silent_hooks)
-        publisher.publish_remote(item, made)
-        if context.has_passed_by_cases:
-            pytest_internals.forget_failure(services.config, item.nodeid)
+            view.set_finished(event.host, event.execution.slot, make_readable(item.program_id))
+        self._outcomes.report(item, test, event)
+        self._open.discard(number)
+        self._release_held()
+
+    # -- SessionListener ----------------------------------------------------------
+
+    @property
+    def open_tests(self) -> int:
+        """Return the number of tests that are not reported yet."""
+        return len(self._open)
+
+    def is_ready(self, item: pytest.Item) -> bool:
+        """Return whether a Python item need not wait for tests on hosts."""
+        return self._outcomes.is_ready(item)
+
+    def on_reported(self, item: pytest.Item) -> None:
+        """Release what has waited for a Python item."""
+        self._outcomes.note_reported(item)
+        self._release_held()
+
+    def _release_held(self) -> None:
+        """Send the tests whose dependencies are known now, in order."""
+        assert self._controller is not None
+        while self._held and self._outcomes.is_ready(self._items[self._held[0]]):
+            number = self._held.popleft()
+            runs = self._outcomes.set_up(self._items[number])
+            if not runs:
+                self._open.discard(number)
+            self._controller.release(number, runs)

@@ -18,7 +18,7 @@ from . import junit_xml, pytest_internals
 from .compact_reports import ReportCompactor
 from .items import ShellItem
 from .reruns import RerunRecorder
-from .terminal import get_verbosity
+from .terminal import get_progress_style, get_verbosity
 from .testcase_storage import TestcaseStorage
 
 #: Hooks that are called for each report.
@@ -45,6 +45,8 @@ class ReportPublisher:
         self.current_report: pytest.TestReport | None = None
         self._config = config
         self._compactor = ReportCompactor()
+        #: The id of a test that has been announced and has no report yet.
+        self._announced = ""
 
     def start(self) -> None:
         """Begin to add to pytest's JUnit XML, if it writes any."""
@@ -61,11 +63,18 @@ class ReportPublisher:
         """
         return _only_pytest_listens(self._config)
 
+    def announce(self, item: ShellItem, nodeid: str) -> None:
+        """Announce a test or a case; ``-v`` prints its name."""
+        self._announced = nodeid
+        item.config.hook.pytest_runtest_logstart(nodeid=nodeid, location=item.location)
+
     def publish(self, item: ShellItem, reports: Iterable[pytest.TestReport]) -> None:
         """Publish the reports of a test with all hooks; each case is announced by itself."""
         hook = item.config.hook
         for nodeid, group in itertools.groupby(reports, key=lambda report: report.nodeid):
-            hook.pytest_runtest_logstart(nodeid=nodeid, location=item.location)
+            if nodeid != self._announced:
+                self.announce(item, nodeid)
+            self._announced = ""
             for report in group:
                 self._publish_one(report)
             hook.pytest_runtest_logfinish(nodeid=nodeid, location=item.location)
@@ -124,13 +133,9 @@ class ReportPublisher:
             pytest_internals.count_program(self._config, report)
         self.reruns.record(report, self.xml)
         if getattr(report, "nosejobs_green", False):
-<<<<<<< HEAD
-            pytest_internals.forget_failure(self._config, report.nosejobs_program)
+            pytest_internals.forget_failure(self._config, report.nosejobs_item)
         if self._testcases is not None:
             self._testcases.store_finished()
-=======
-            pytest_internals.forget_failure(self._config, report.nosejobs_item)
->>>>>>> 93a3aa4 (Make a script a file with one item, so that ids have ::)
 
 
 class XdistReportHooks:
@@ -154,7 +159,7 @@ def _only_pytest_listens(config: pytest.Config) -> bool:
     ``--durations-min=0``, the duration of empty phases; and ``console_output_style = times``
     adds them up.
     """
-    if get_verbosity(config) > 0 or config.getini("console_output_style") == "times":
+    if get_verbosity(config) > 0 or get_progress_style(config) == "times":
         return False
     if config.getoption("durations_min", None) == 0:
         return False

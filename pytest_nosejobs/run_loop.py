@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Sequence
+from typing import Protocol
 
 import pytest
 
@@ -17,21 +18,32 @@ from shell_runner.run.events import ControllerCrashed, Finished, Line, RunListen
 from . import other_plugins
 
 
+class SessionListener(RunListener, Protocol):
+    """A listener that also knows the tests of the session."""
+
+    @property
+    def open_tests(self) -> int:
+        """Return the number of tests of the controller that are not reported yet."""
+
+    def is_ready(self, item: pytest.Item) -> bool:
+        """Return whether a Python item need not wait for tests on hosts."""
+
+    def on_reported(self, item: pytest.Item) -> None:
+        """Handle that a Python item has run."""
+
+
 class RunLoop:
     """Passes the events of a controller to a listener until all tests are reported."""
 
     def __init__(
         self,
         session: pytest.Session,
-        listener: RunListener,
+        listener: SessionListener,
         python_items: Sequence[pytest.Item],
-        open_tests: int,
     ) -> None:
-        """``open_tests``: the number of tests that the controller will report as finished."""
         self._session = session
         self._listener = listener
         self._python_items = python_items
-        self._open_tests = open_tests
         self._has_timeout = other_plugins.has_session_timeout(session.config)
 
     def run(self, controller: RunController) -> None:
@@ -40,13 +52,18 @@ class RunLoop:
         Raises Session.Failed and Session.Interrupted as pytest's own loop does, and what the
         controller crashed with.
         """
+        listener = self._listener
+        self._check_stop()
         next_items = [*self._python_items[1:], None]
         for item, nextitem in zip(self._python_items, next_items, strict=False):
+            while listener.open_tests and not listener.is_ready(item):
+                self._handle_batch(controller, block=True)
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
+            listener.on_reported(item)
             self._check_stop()
-            while self._open_tests and self._handle_batch(controller, block=False):
+            while listener.open_tests and self._handle_batch(controller, block=False):
                 pass
-        while self._open_tests:
+        while listener.open_tests:
             self._handle_batch(controller, block=True)
 
     def _handle_batch(self, controller: RunController, block: bool) -> bool:
@@ -59,7 +76,6 @@ class RunLoop:
             raise batch.error
         for event in batch:
             if isinstance(event, Finished):
-                self._open_tests -= not event.will_rerun
                 self._listener.on_finished(event)
                 if self._has_timeout and not self._session.shouldfail:
                     self._session.shouldfail = other_plugins.check_session_timeout(self._session)

@@ -12,7 +12,6 @@ from .artifacts import ArtifactReceiver
 from .durations import DurationHistory
 from .items import ShellItem
 from .options import Options
-from .report_hooks import ReportMaker
 from .report_publisher import ReportPublisher
 from .reports import ReportContext
 from .terminal import Terminal
@@ -30,7 +29,6 @@ class RunServices:
     setup: Setup
     artifacts: ArtifactReceiver
     durations: DurationHistory
-    report_maker: ReportMaker
     publisher: ReportPublisher
     terminal: Terminal
 

@@ -47,6 +47,14 @@ def get_verbosity(config: pytest.Config) -> int:
     return int(config.getoption("verbose", 0))
 
 
+def get_progress_style(config: pytest.Config) -> str:
+    """Return the ini value ``console_output_style``; empty without pytest's terminal plugin."""
+    try:
+        return str(config.getini("console_output_style"))
+    except ValueError:
+        return ""
+
+
 class Terminal:
     """Messages during a run; nothing is written if pytest's terminal plugin is disabled."""
 

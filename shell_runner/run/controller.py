@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import HostError
@@ -70,11 +70,13 @@ class RunController(threading.Thread):
         attempts: Mapping[int, int] | None = None,
         timeout: float = HOST_TIMEOUT,
         discard_artifacts: DiscardArtifacts | None = None,
+        held: Iterable[int] = (),
     ) -> None:
         """Prepare a run; ``start`` begins it.
 
         ``attempts``: the maximum number of attempts of a test, by test number; 1 by default.
         ``timeout``: seconds to wait for a lost host to return when no host has any test.
+        ``held``: the tests that the scheduler does not have, until ``release`` is called.
         Both callables are called in the controller's thread.
         """
         super().__init__(daemon=True, name="run controller")
@@ -87,6 +89,8 @@ class RunController(threading.Thread):
         self._tests = {test.id: test for test in tests}
         self._scheduler = scheduler
         self._attempts = attempts or {}
+        self._held = set(held)
+        self._released: queue.SimpleQueue[tuple[int, bool]] = queue.SimpleQueue()
         self._expected = {host.id for host in fleet.hosts}
         self._hosts = {host.id: host for host in fleet.hosts}
         #: Tests of lost hosts that have not been sent elsewhere yet.
@@ -110,7 +114,7 @@ class RunController(threading.Thread):
         try:
             self._perform(self._scheduler.start())
             self._check_stuck(time.monotonic())
-            while self._scheduler.open_tests and not self._stopped:
+            while (self._scheduler.open_tests or self._held) and not self._stopped:
                 self._handle_next()
         except BaseException as error:
             self.results.put(ControllerCrashed(error))
@@ -120,6 +124,11 @@ class RunController(threading.Thread):
         self._stopped = True
         self._fleet.wake()
         self.join()
+
+    def release(self, test: int, runs: bool) -> None:
+        """Let a held test run, or end without a result if not ``runs``."""
+        self._released.put((test, runs))
+        self._fleet.wake()
 
     def acknowledge_line(self, line: Line) -> None:
         """Note that the front end has shown ``line``, which makes room for others."""
@@ -136,10 +145,19 @@ class RunController(threading.Thread):
             self._handle(event)
         elif self._scheduler.is_holding_back:
             self._perform(self._scheduler.fill_all())
+        while not self._released.empty():
+            self._add_released(*self._released.get())
         self._check_stuck(now)
         if now >= self._next_check:
             self._next_check = now + _PROGRESS_CHECK_INTERVAL
             self._drop_hosts_without_progress(now)
+
+    def _add_released(self, test: int, runs: bool) -> None:
+        self._held.discard(test)
+        if runs:
+            self._perform(self._scheduler.add_test(test))
+        if not self._expected:
+            self._perform(self._scheduler.give_up_waiting())
 
     def _next_timeout(self) -> float:
         """Return the seconds until something must be done even if no event arrives."""
@@ -156,8 +174,8 @@ class RunController(threading.Thread):
             clock = self._progress_clocks.setdefault(host.id, ProgressClock(now))
             if not assigned:
                 clock.note_progress(now)
-            longest = max((self._tests[number].timeout for number in assigned), default=0.0)
-            limit = clock.find_exceeded_limit(now, longest)
+            timeouts = (self._tests[number].timeout for number in assigned)
+            limit = clock.find_exceeded_limit(now, max(timeouts, default=0.0))
             if limit is not None:
                 error = HostError(host.id, f"no test has started or ended for {limit:g} s")
                 host.drop(error)
@@ -265,7 +283,7 @@ class RunController(threading.Thread):
             return
         self._note_progress(host)
         rerun = self._needs_rerun(execution)
-        speed_factor = self._scheduler.speed_factor(host.id)
+        speed_factor = self._scheduler.durations.speed_factor(host.id)
         self._scheduler.finish_test(host.id, test.id, execution.duration, rerun)
         if rerun:
             self._tests[test.id] = test._replace(attempt=test.attempt + 1)
@@ -336,13 +354,8 @@ class RunController(threading.Thread):
         loss = self._unmoved.pop(command.test, None)
         if loss is not None:
             loss.given_up.append(command.test)
-        if command.hosts:
-            detail = f"lost with {describe_losses(command.hosts)}"
-        else:
-            detail = "; ".join(f"{loss.error.host}: {loss.error.cause}" for loss in self.losses)
-        if command.labels:
-            detail = f"requires {', '.join(command.labels)}, {detail}"
-        attempt, detail = self._tests[command.test].attempt, detail + self._timeout_detail
+        detail = _give_up_reason(command, self.losses) + self._timeout_detail
+        attempt = self._tests[command.test].attempt
         execution = Execution(command.test, attempt, problem=Problem.HOST_LOST, detail=detail)
         host = command.hosts[-1] if command.hosts else ""
         # With labels, these are the hosts on which the test had to run, not those that had it.
@@ -354,6 +367,15 @@ class RunController(threading.Thread):
         return Finished(
             Execution(command.test, problem=Problem.UNMET_REQUIREMENT, detail=detail), ""
         )
+
+
+def _give_up_reason(command: GiveUp, losses: Sequence[Loss]) -> str:
+    """Return why a test was given up, as shown to people."""
+    if command.hosts:
+        reason = f"lost with {describe_losses(command.hosts)}"
+    else:
+        reason = "; ".join(f"{loss.error.host}: {loss.error.cause}" for loss in losses)
+    return f"requires {', '.join(command.labels)}, {reason}" if command.labels else reason
 
 
 def _waiting_reason(kind: str, name: str) -> str:

@@ -58,7 +58,7 @@ class Scheduler:
         labels of all hosts of the run, by name.  ``folders``: the folder of each test; a test
         without an estimate is assumed to last as long as the others in its folder.
         """
-        self._durations = DurationEstimator(estimates, folders or {})
+        self.durations = DurationEstimator(estimates, folders or {})
         self._now = 0.0
         self._first = first
         #: Whether a host has a free slot and gets nothing, as a faster one would end sooner.
@@ -96,6 +96,12 @@ class Scheduler:
         self._hosts[host] = HostState(slots, latency, labels)
         return self.fill(host)
 
+    def add_test(self, test: int) -> list[Command]:
+        """Add a test that had to wait for the results of others."""
+        self.open_tests += 1
+        self._enqueue(test)
+        return self._reject_unmet() + self.fill_all()
+
     def finish_test(self, host: str, test: int, seconds: float, rerun: bool = False) -> bool:
         """Note that ``host`` has finished ``test`` after ``seconds``.
 
@@ -106,7 +112,7 @@ class Scheduler:
             return False
         self._hosts[host].remove(test, self._now)
         self._constrained.release(test, self._hosts[host])
-        self._durations.add_result(host, test, seconds)
+        self.durations.add_result(host, test, seconds)
         if rerun:
             self._enqueue(test)
         else:
@@ -208,13 +214,9 @@ class Scheduler:
         """Return the labels that the host of ``test`` must have, sorted."""
         return tuple(sorted(self._constrained.labels(test)))
 
-    def speed_factor(self, host: str) -> float:
-        """Return the seconds that ``host`` takes for one second of history."""
-        return self._durations.speed_factor(host)
-
     def estimate(self, test: int) -> float | None:
         """Return the seconds that ``test`` is expected to take, or None if unknown."""
-        return self._durations.estimate(test)
+        return self.durations.estimate(test)
 
     @property
     def is_stuck(self) -> bool:
@@ -254,7 +256,7 @@ class Scheduler:
                     break
                 test = self._constrained.take(group, state)
             elif self._pending and self._has_room_for_test(state, self._pending[-1]):
-                index = choose_test(host, self._pending, self._hosts, self._durations, self._now)
+                index = choose_test(host, self._pending, self._hosts, self.durations, self._now)
                 if index is None:
                     self.is_holding_back = True
                     break
@@ -282,7 +284,7 @@ class Scheduler:
 
         A test without history may be long; one of ``first`` is treated like that.
         """
-        return math.inf if test in self._first else self._durations.history.get(test, math.inf)
+        return math.inf if test in self._first else self.durations.history.get(test, math.inf)
 
     def _has_room_for_group(self, host: HostState, group: RequirementGroup) -> bool:
         if group.requirements.is_exclusive:

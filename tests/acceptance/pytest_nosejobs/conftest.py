@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
 
+from tests.helpers.node_ids import get_program_id
 from tests.helpers.single_host_run import write_program
 
 SH = "#!/bin/sh\n"
@@ -51,7 +52,9 @@ class Project:
         """Return what ``--collect-only -q`` prints: files of programs, and ids of other items."""
         result = self.run("--collect-only", "-q", *arguments)
         lines = result.outlines
-        return [_get_file(each) for each in (lines[: lines.index("")] if "" in lines else lines)]
+        return [
+            get_program_id(each) for each in (lines[: lines.index("")] if "" in lines else lines)
+        ]
 
     def cases(self, *arguments: str) -> tuple[int, dict[str, Case]]:
         """Run with JUnit XML; return the exit status, and the testcases by name."""
@@ -60,15 +63,6 @@ class Project:
         cases = [Case(element) for element in ET.parse(self.junit).iter("testcase")]
         assert len({case.id for case in cases}) == len(cases)
         return int(done.ret), {case.name: case for case in cases}
-
-
-def _get_file(nodeid: str) -> str:
-    """Return the id of a program's file for the id of its only item; other ids as they are."""
-    for found in re.finditer("::", nodeid):
-        file, name = nodeid[: found.start()], nodeid[found.end() :]
-        if not file.endswith(".py") and name == PurePosixPath(file).stem:
-            return file
-    return nodeid
 
 
 class Case:

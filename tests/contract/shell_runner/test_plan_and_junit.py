@@ -19,6 +19,7 @@ from shell_runner.collection.plan import make_plan
 from shell_runner.remote.protocol.model import Execution, Problem
 from shell_runner.reporting import junit
 from tests.helpers import junit_compare
+from tests.helpers.node_ids import get_program_id
 from tests.helpers.single_host_run import write_program
 
 HERE = Path(__file__).parents[3]
@@ -306,10 +307,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def collected(root: Path, *names: str) -> tuple[list[str], str]:
-    """Return pytest's node ids of our tests, and its output."""
+    """Return the ids of the programs that pytest collects, and its output."""
     done = run_pytest(root, "--collect-only", "--continue-on-collection-errors", *names)
     lines = done.stdout.split("\n\n")[0].splitlines()
-    return [line for line in lines if ".py::" not in line], done.stdout
+    return [get_program_id(line) for line in lines if ".py::" not in line], done.stdout
 
 
 def test_plan_and_pytest_find_the_same_tests_in_the_same_order(files: Path) -> None:
@@ -363,7 +364,7 @@ def test_the_tests_are_those_of_a_live_run(both: Both) -> None:
 ASK = """
 import json, os
 def pytest_collection_finish(session):
-    rows = [[item.nodeid, item.make_test(number), item.metadata.retries]
+    rows = [[item.program_id, item.make_test(number), item.metadata.retries]
             for number, item in enumerate(session.items)]
     open(os.environ["ASKED"], "w").write(json.dumps(rows))
 """

@@ -23,14 +23,9 @@ def make_report(number: int, when: Any = "call", **more: Any) -> pytest.TestRepo
     }  # fmt: skip
     duration = number / 7 if when == "call" else 0.0
     return pytest.TestReport(
-<<<<<<< HEAD
-        pytest_internals.parse_node_id(nodeid), ("tests/test_many", None, f"./{nodeid}"),
-        {"tests": 1}, "passed", None, when, (), duration, 5.0, 5.0 + duration,
-        [("host", "h1"), ("number", number // 3)], **attributes,
-=======
-        nodeid, ("tests/test_many", 0, nodeid[17:]), {"tests": 1}, "passed", None, when, (),
-        duration, 5.0, 5.0 + duration, [("host", "h1"), ("number", number // 3)], **attributes,
->>>>>>> 93a3aa4 (Make a script a file with one item, so that ids have ::)
+        pytest_internals.make_node_id(nodeid, "tests/test_many"),
+        ("tests/test_many", 0, nodeid[17:]), {"tests": 1}, "passed", None, when, (), duration, 5.0,
+        5.0 + duration, [("host", "h1"), ("number", number // 3)], **attributes,
     )  # fmt: skip
 
 

@@ -226,11 +226,11 @@ def test_speed_is_learned_from_the_history_and_outlives_the_connection() -> None
     scheduler.add_host("a", 30)
     for test in range(20):
         scheduler.finish_test("a", test, 3.0)
-    assert 2.8 < scheduler.speed_factor("a") < 3.1
+    assert 2.8 < scheduler.durations.speed_factor("a") < 3.1
     scheduler.remove_host("a", can_reopen=True)
     scheduler.add_host("a", 30)
-    assert scheduler.speed_factor("a") > 2.8
-    assert scheduler.speed_factor("b") == 1.0
+    assert scheduler.durations.speed_factor("a") > 2.8
+    assert scheduler.durations.speed_factor("b") == 1.0
 
 
 def makespan(

@@ -1,0 +1,99 @@
+"""Hooks of other plugins in pytest's protocol of a test: setup, call, teardown and its reports.
+
+A test that runs on a host has no protocol of its own.  If another plugin or a conftest file takes
+part in it, pytest's protocol is run around the result once that has arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+
+#: The hooks of the protocol of one test.
+_HOOKS = (
+    "pytest_runtest_protocol",
+    "pytest_runtest_setup",
+    "pytest_runtest_call",
+    "pytest_runtest_teardown",
+    "pytest_runtest_makereport",
+)
+#: Modules whose hooks do nothing for a program.  Reruns and timeouts are the plugin's own, by the
+#: settings of pytest-rerunfailures and pytest-timeout; markers are evaluated before a test is sent.
+_IRRELEVANT_MODULES = (
+    "_pytest.", f"{__package__}.", "_hypothesis", "hypothesis", "xdist.", "pytest_rerunfailures",
+    "pytest_timeout",
+)  # fmt: skip
+
+
+class ProtocolHooks:
+    """Finds the hooks that take part in the protocol of items, by their folders."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[Any, bool] = {}
+        self._setup_hooks: dict[Any, Sequence[Any]] = {}
+
+    def has_listeners(self, item: pytest.Item) -> bool:
+        """Return whether another plugin or a conftest file takes part."""
+        hooks = item.ihook
+        if hooks not in self._listeners:
+            self._listeners[hooks] = any(_list_relevant(hooks, name) for name in _HOOKS)
+        return self._listeners[hooks]
+
+    def call_setup_hooks(self, item: pytest.Item) -> tuple[BaseException | None, Sequence[object]]:
+        """Call the setup hooks of others, which may skip ``item``, before it is sent.
+
+        Returns what one of them raised, and the plugins whose hooks need not be called again.
+        Wrappers are left to the protocol.  Raises KeyboardInterrupt and pytest's Exit.
+        """
+        hooks = item.ihook
+        if hooks not in self._setup_hooks:
+            found = _list_relevant(hooks, "pytest_runtest_setup")
+            self._setup_hooks[hooks] = [each for each in reversed(found) if not _is_wrapper(each)]
+        implementations = self._setup_hooks[hooks]
+        plugins = [each.plugin for each in implementations]
+        capture: Any = item.config.pluginmanager.get_plugin("capturemanager")
+        captures = capture.item_capture("setup", item) if capture and plugins else nullcontext()
+        try:
+            with captures:
+                for each in implementations:
+                    each.function(*[item for _ in each.argnames])
+        except (KeyboardInterrupt, pytest.exit.Exception):
+            raise
+        except BaseException as error:
+            return error, plugins
+        return None, plugins
+
+
+class HooksWithoutSetup:
+    """The hooks of an item, without the setup hooks of plugins that have been called already."""
+
+    def __init__(self, config: pytest.Config, hooks: Any, called: Sequence[object]) -> None:
+        self._config = config
+        self._hooks = hooks
+        self._called = called
+
+    def __getattr__(self, name: str) -> Any:
+        hook = getattr(self._hooks, name)
+        if name != "pytest_runtest_setup":
+            return hook
+        manager = self._config.pluginmanager
+        wanted = {id(each.plugin) for each in hook.get_hookimpls()}
+        wanted -= {id(each) for each in self._called}
+        others = [each for each in manager.get_plugins() if id(each) not in wanted]
+        return manager.subset_hook_caller(name, others)
+
+
+def _list_relevant(hooks: Any, name: str) -> list[Any]:
+    """Return the implementations of a hook that may do something for a program."""
+    return [
+        each
+        for each in getattr(hooks, name).get_hookimpls()
+        if not (each.function.__module__ or "").startswith(_IRRELEVANT_MODULES)
+    ]
+
+
+def _is_wrapper(implementation: Any) -> bool:
+    return bool(implementation.hookwrapper or getattr(implementation, "wrapper", False))

@@ -9,8 +9,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import os
 import re
 import select
+import shlex
 import sys
 import threading
 import time
@@ -34,6 +36,9 @@ OPEN_TIMEOUT = 30.0
 
 #: Exceptions of a channel whose other end failed, is gone, or does not answer.
 _CHANNEL_ERRORS = (EOFError, OSError, execnet.RemoteError, execnet.TimeoutError)
+
+#: Variables with which coverage.py measures each interpreter that starts.  Ours would leave files.
+_COVERAGE_VARIABLES = ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
 
 #: Called in a thread of execnet for each frame, and with None when the connection has ended.
 OnFrame = Callable[[bytes | None], None]
@@ -171,15 +176,21 @@ class Gateway:
         raise self._explain_failure(box[0] if box else None)
 
     def _execnet_spec(self) -> str:
+        is_measured = any(name in os.environ for name in _COVERAGE_VARIABLES)
         if self.spec.kind == "popen":
-            python = f"//python={self.spec.python}" if self.spec.python else ""
-            return f"popen//execmodel=main_thread_only{python}"
+            python = self.spec.python
+            if is_measured:  # without site, coverage.py does not start; the host needs neither
+                python = f"{python or shlex.quote(sys.executable)} -S"
+            return f"popen//execmodel=main_thread_only{f'//python={python}' if python else ''}"
         from . import proxy  # it costs some milliseconds, which only other hosts need
 
         assert self._errors is not None
         settings: dict[str, str | int | float] = {**make_proxy_settings(self.spec)}
         settings |= {"errors": self._errors.path, "silence": self._silence}
         python = f"{sys.executable} -P {Path(proxy.__file__)} {proxy.encode_settings(settings)}"
+        if is_measured:
+            unset = " ".join(f"-u {name}" for name in _COVERAGE_VARIABLES)
+            python = f"env {unset} {python}"
         return f"popen//execmodel=main_thread_only//python={python}"
 
     def _start_host_code(self) -> execnet.Channel:

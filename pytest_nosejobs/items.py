@@ -42,7 +42,7 @@ class ShellFailure(AssertionError, bdb.BdbQuit):
 
     Other plugins tell by the AssertionError that the test failed and is not broken.  It is a
     BdbQuit so that ``--pdb`` does not stop for it: there is no Python frame of the user's to look
-    at.
+    at.  ``LocalRunner`` calls ``pytest_exception_interact`` instead of pytest.
     """
 
     def __init__(self, test: Test, execution: Execution, result: Result, text: FailureText) -> None:
@@ -122,6 +122,8 @@ class ShellItem(pytest.Item):
         self.local_result: tuple[Test, Execution] | None = None
         #: Set while pytest's protocol is run for an item whose result is known already.
         self.remote_result: RemoteResult | None = None
+        #: The number of reruns by pytest-retry; None: it is not active.
+        self.plugin_retries: int | None = None
         self.earlier_attempts: list[EarlierAttempt] = []
         #: Reports of the earlier attempts by the ordinary protocol.
         self.rerun_reports: list[pytest.TestReport] = []

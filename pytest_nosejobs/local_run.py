@@ -27,7 +27,7 @@ from shell_runner.remote.protocol.verdict import is_retryable, judge
 from shell_runner.reporting.report_text import skip_reason, unmet_message
 
 from . import reports, reruns
-from .items import ShellItem
+from .items import ShellFailure, ShellItem
 from .leftover_warnings import warn_of_leftovers
 from .protocol_reports import make_attempt_report, make_failure, replace_by_cases
 from .reports import ReportContext
@@ -47,6 +47,8 @@ class LocalRunner:
         self._services = services
         self._slot = LocalSlot(services.setup, self._receive_artifact, self._show_line)
         self._program_id = ""
+        #: Phases of the current item in which the program failed, with their reports.
+        self._failed_phases: list[tuple[pytest.CallInfo[None], pytest.TestReport]] = []
         #: The number of tests that could not be run because this machine failed.
         self.tests_not_run = 0
 
@@ -121,9 +123,12 @@ class LocalRunner:
         """Run pytest's ordinary protocol, then publish reports of attempts and cases as well."""
         publisher = self._services.publisher
         properties = item.user_properties
-        publisher.announce(item, item.nodeid)
+        if item.remote_result is None:
+            publisher.show_name(item)
         made: Iterable[pytest.TestReport]
         made = phases = runtestprotocol(item, log=False, nextitem=nextitem)
+        if item.rerun_reports or (item.local_result and item.local_result[1].parsed):
+            publisher.tell_status(phases)
         # Not earlier: while a test runs, pytest captures what is written to the terminal.
         for rerun in item.rerun_reports:
             publisher.publish(item, [rerun])
@@ -132,6 +137,10 @@ class LocalRunner:
             made = replace_by_cases(context, properties, phases)
         publisher.publish(item, made)
         item.local_result = None  # it may hold many cases, and pytest keeps all items
+        failed, self._failed_phases = self._failed_phases, []
+        if not item.config.getoption("usepdb", False):
+            for call, report in failed:
+                item.ihook.pytest_exception_interact(node=item, call=call, report=report)
 
     def make_report(
         self, item: ShellItem, call: pytest.CallInfo[None], report: pytest.TestReport
@@ -143,6 +152,8 @@ class LocalRunner:
         if call.when == "teardown" or not item.local_result:
             return report
         verdict = reports.make_verdict_report(self._make_context(item, *item.local_result))
+        if call.excinfo is not None and call.excinfo.errisinstance(ShellFailure):
+            self._failed_phases.append((call, verdict))
         # The teardown report, from which JUnit XML takes properties and output, is pytest's.
         item.user_properties = verdict.user_properties
         for name, text in verdict.sections:

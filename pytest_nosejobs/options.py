@@ -24,6 +24,8 @@ from shell_runner.hosts.fleet import HOST_TIMEOUT
 from shell_runner.remote.protocol.model import Setup
 from shell_runner.shipping.file_selection import Selection
 
+from . import other_plugins
+
 #: Upper limit of numbers of seconds and bytes; it excludes infinity.
 _MAX_NUMBER = 1e12
 
@@ -203,6 +205,8 @@ def read_options(config: pytest.Config) -> Options:
     repeat = config.getoption("nosejobs_repeat")
     if repeat is not None and not 1 <= repeat <= 10_000:
         raise pytest.UsageError(f"--nosejobs-repeat must be 1 to 10000, not {repeat}")
+    if repeat is None:
+        repeat = other_plugins.get_repeat_count(config)
     requires = config.getini("nosejobs_requires")
     if requires not in ("skip", "error"):
         raise pytest.UsageError(f"ini nosejobs_requires must be skip or error, not {requires!r}")

@@ -1,14 +1,15 @@
-"""Settings of other plugins that apply to shell tests.
+"""Settings of other plugins that apply to shell tests, and what others need of their reports.
 
-They are those of pytest-timeout, pytest-rerunfailures and pytest-dependency.
-
-Without those plugins, all functions return what means "no setting".
+Without those plugins, all functions return what means "no setting", or do nothing.
 """
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -55,9 +56,64 @@ def get_reruns(item: pytest.Item, retries: int | None) -> int:
     plugin = _get_plugin(item.config, "rerunfailures")
     count = getattr(plugin, "get_reruns_count", None)
     is_forced = item.config.getoption("force_reruns", None) is not None
+    if retries is None:
+        retries = getattr(item, "plugin_retries", None)
     if count is None or (retries is not None and not is_forced):
         return retries or 0
     return max(int(count(item) or 0), 0)
+
+
+def take_retries(config: pytest.Config, items: Iterable[Any]) -> None:
+    """Take the number of retries of each item from pytest-retry, which runs fixtures again."""
+    plugin: Any = _get_plugin(config, "pytest-retry", "pytest_retry.retry_plugin")
+    if plugin is None:
+        return
+    for item in items:
+        markers = [each for each in item.own_markers if each.name == "flaky"]
+        for mark in markers:
+            item.own_markers.remove(mark)
+            if item.plugin_retries is None and mark.kwargs.get("condition", True):
+                item.plugin_retries = int(mark.kwargs.get("retries", plugin.Defaults.RETRIES))
+
+
+def get_repeat_count(config: pytest.Config) -> int | None:
+    """Return how many times each test runs by pytest-repeat's ``--count``; else None."""
+    plugin = _get_plugin(config, "repeat", "pytest_repeat")
+    count = config.getoption("count", 1) if plugin is not None else 1
+    return int(count) if count > 1 else None
+
+
+def count_program_once(config: pytest.Config, report: Any, counted: set[str]) -> None:
+    """Let the bar of pytest-sugar count a program once, and not each of its cases.
+
+    Call it before the hooks of a report of a teardown.  ``counted``: the programs in the bar.
+    """
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    if not isinstance(getattr(reporter, "tests_taken", None), int):
+        return
+    if report.nosejobs_program in counted:
+        reporter.tests_taken -= 1
+    counted.add(report.nosejobs_program)
+
+
+def link_files(config: pytest.Config, report: Any) -> None:
+    """Link the artifacts of a test in the row of pytest-html; call it before the hooks."""
+    path = config.getoption("htmlpath", None)
+    if not path or not report.nosejobs_files:
+        return
+    start = config.invocation_params.dir
+    folder = os.path.dirname(start / os.path.expanduser(os.path.expandvars(path)))
+    links = [
+        {
+            "name": os.path.basename(file),
+            "format_type": "url",
+            "content": quote(os.path.relpath(start / file, folder)),
+            "mime_type": None,
+            "extension": None,
+        }
+        for file in report.nosejobs_files
+    ]
+    report.extras = [*getattr(report, "extras", ()), *links]
 
 
 def has_dependencies(config: pytest.Config) -> bool:
@@ -70,7 +126,7 @@ def set_execution_count(item: Any, count: int) -> None:
     item.execution_count = count
 
 
-def _get_plugin(config: pytest.Config, name: str) -> Any:
+def _get_plugin(config: pytest.Config, name: str, module: str = "") -> Any:
     """Return a plugin by the name of its entry point, or of its module if loaded by ``-p``."""
     manager = config.pluginmanager
-    return manager.get_plugin(name) or manager.get_plugin(f"pytest_{name}")
+    return manager.get_plugin(name) or manager.get_plugin(module or f"pytest_{name}")

@@ -19,6 +19,7 @@ from . import newhooks, options, other_plugins
 from .artifacts import ArtifactReceiver
 from .collection import Collection
 from .durations import DurationHistory
+from .failure_text import FailureText, add_parts, take_text
 from .fast_directory import create_directory
 from .gc_tuning import GcTuning
 from .items import ItemSettings, ShellItem, select_shell_items
@@ -27,6 +28,7 @@ from .node_ids import RequestedCases, rewrite_arguments
 from .output_formats import load_formats
 from .report_publisher import ReportPublisher, XdistReportHooks
 from .run_services import EXIT_HOSTS_LOST, RunServices
+from .stored_durations import StoredDurations
 from .terminal import (
     HostStatusSuffix,
     Status,
@@ -70,6 +72,8 @@ def pytest_configure(config: pytest.Config) -> None:
         register(RequestedCases(plugin.arguments, config.rootpath), "nosejobs-requested-cases")
     if plugin.arguments.only:
         register(plugin.arguments, "nosejobs-arguments")
+    if config.getoption("store_durations", False):
+        register(StoredDurations(config), "nosejobs-stored-durations")
     if config.getoption("dist", "no") != "no":
         register(XdistReportHooks(publisher), "nosejobs-xdist-reports")
 
@@ -169,6 +173,11 @@ class Plugin:
         if self.remote_run is not None:
             self.remote_run.check_hosts()
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Take settings of other plugins from the items, when those have been chosen."""
+        other_plugins.take_retries(self.config, select_shell_items(items))
+
     # -- running and reporting ----------------------------------------------------
 
     @pytest.hookimpl(tryfirst=True)
@@ -213,6 +222,27 @@ class Plugin:
         if not isinstance(item, ShellItem):
             return report
         return self.local_runner.make_report(item, call, report)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_to_serializable(
+        self, report: pytest.TestReport
+    ) -> Generator[None, dict[str, Any] | None, dict[str, Any] | None]:
+        """Keep the parts of a failure's text, for xdist and for logs of reports."""
+        data = yield
+        if data is not None and isinstance(report.longrepr, FailureText):
+            add_parts(data, report.longrepr)
+        return data
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_from_serializable(
+        self, data: dict[str, Any]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Restore the text of a failure."""
+        text = take_text(data)
+        report = yield
+        if text is not None and report is not None:
+            report.longrepr = text
+        return report
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> Status | None:

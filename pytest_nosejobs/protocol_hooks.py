@@ -19,6 +19,7 @@ _HOOKS = (
     "pytest_runtest_call",
     "pytest_runtest_teardown",
     "pytest_runtest_makereport",
+    "pytest_exception_interact",
 )
 #: Modules whose hooks do nothing for a program.  Reruns and timeouts are the plugin's own, by the
 #: settings of pytest-rerunfailures and pytest-timeout; markers are evaluated before a test is sent.

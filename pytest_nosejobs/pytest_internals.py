@@ -91,7 +91,7 @@ def count_program(config: pytest.Config, report: pytest.TestReport) -> None:
     """
     case = getattr(report, "id", report.nodeid)
     counted = _get_counted_ids(config)
-    if counted is not None:
+    if counted is not None and case in counted:  # not by the terminals of other plugins
         counted.discard(case)
         counted.add(_get_program_id(report))
     failed = _get_failed_ids(config)

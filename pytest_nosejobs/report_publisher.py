@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from . import junit_xml, pytest_internals
+from . import junit_xml, other_plugins, pytest_internals
 from .compact_reports import ReportCompactor
 from .items import ShellItem
 from .reruns import RerunRecorder
@@ -45,8 +45,8 @@ class ReportPublisher:
         self.current_report: pytest.TestReport | None = None
         self._config = config
         self._compactor = ReportCompactor()
-        #: The id of a test that has been announced and has no report yet.
-        self._announced = ""
+        #: Programs that a progress bar has counted.
+        self._counted_programs: set[str] = set()
 
     def start(self) -> None:
         """Begin to add to pytest's JUnit XML, if it writes any."""
@@ -63,18 +63,29 @@ class ReportPublisher:
         """
         return _only_pytest_listens(self._config)
 
-    def announce(self, item: ShellItem, nodeid: str) -> None:
-        """Announce a test or a case; ``-v`` prints its name."""
-        self._announced = nodeid
-        item.config.hook.pytest_runtest_logstart(nodeid=nodeid, location=item.location)
+    def show_name(self, item: ShellItem) -> None:
+        """Let pytest's terminal show the name of a test that starts.
+
+        Other plugins hear of the test when it has ended: until then nobody knows whether it has
+        cases, of which each is announced by itself.
+        """
+        show = getattr(pytest_internals.get_terminal(self._config), "pytest_runtest_logstart", None)
+        if show is not None:
+            show(nodeid=item.nodeid, location=item.location)
+
+    def tell_status(self, reports: Iterable[pytest.TestReport]) -> None:
+        """Tell the status of a program to plugins that keep one for each item.
+
+        Of its attempts and cases they know nothing, or take the first report for the last.
+        """
+        for report in reports:
+            self._config.hook.pytest_report_teststatus(report=report, config=self._config)
 
     def publish(self, item: ShellItem, reports: Iterable[pytest.TestReport]) -> None:
         """Publish the reports of a test with all hooks; each case is announced by itself."""
         hook = item.config.hook
         for nodeid, group in itertools.groupby(reports, key=lambda report: report.nodeid):
-            if nodeid != self._announced:
-                self.announce(item, nodeid)
-            self._announced = ""
+            hook.pytest_runtest_logstart(nodeid=nodeid, location=item.location)
             for report in group:
                 self._publish_one(report)
             hook.pytest_runtest_logfinish(nodeid=nodeid, location=item.location)
@@ -123,6 +134,11 @@ class ReportPublisher:
                 junit_xml.attach_files(self.xml, report)
         if report.nosejobs_case and report.when == "call":
             pytest_internals.uncount_program(self._config, report)
+        if not self.skips_silent_hooks and not is_worker:
+            if report.when == "teardown":
+                other_plugins.count_program_once(self._config, report, self._counted_programs)
+            if is_verdict:
+                other_plugins.link_files(self._config, report)
 
     def complete(self, report: Any) -> None:
         """Do what must follow pytest's own hooks."""

@@ -217,55 +217,6 @@ def test_python_tests_keep_their_fixtures_while_results_arrive(project: Project)
     assert (project.root / "torn-down").read_text().splitlines() == ["once"]
 
 
-@MODES
-def test_dependencies_skip_what_depends_on_a_failure(
-    project: Project, hosts: tuple[str, ...]
-) -> None:
-    pytest.importorskip("pytest_dependency")
-    project.file(
-        "conftest.py",
-        "import pytest\n"
-        "NEEDS = {'test_b': 'a', 'test_c': 'b', 'test_e': 'd', 'test_p': 'd', 'test_z': 'p'}\n"
-        "def pytest_collection_modifyitems(items):\n"
-        "    for item in items:\n"
-        "        needs = [NEEDS[item.name]] if item.name in NEEDS else []\n"
-        "        name = item.name.removeprefix('test_')\n"
-        "        mark = pytest.mark.dependency(name=name, depends=needs, scope='session')\n"
-        "        item.add_marker(mark)\n",
-    )
-    for name, text in {
-        "a": "sleep 0.3; exit 1",
-        "b": "",
-        "c": "",
-        "d": "sleep 0.3",
-        "e": "",
-    }.items():
-        project.add(f"test_{name}.sh", f"{text}\ntouch ran-{name}")
-    project.file("test_p.py", "def test_p(): pass\n")
-    project.add("test_z.sh", "touch ran-z")
-    result = project.run("-p", "pytest_dependency", *hosts)
-    result.assert_outcomes(failed=1, skipped=2, passed=4)
-    assert sorted(each.name for each in project.root.glob("ran-*")) == ["ran-d", "ran-e", "ran-z"]
-
-
-def test_dependencies_end_when_all_hosts_are_lost(project: Project) -> None:
-    pytest.importorskip("pytest_dependency")
-    project.file(
-        "conftest.py",
-        "import pytest\n"
-        "def pytest_collection_modifyitems(items):\n"
-        "    for item in items:\n"
-        "        needs = ['test_a'] if item.name == 'test_b' else []\n"
-        "        mark = pytest.mark.dependency(name=item.name, depends=needs, scope='session')\n"
-        "        item.add_marker(mark)\n",
-    )
-    slot_parent = "$(ps -o ppid= -p $PPID)"
-    project.add("test_a.sh", f"kill -9 {slot_parent} $PPID; sleep 60")
-    project.add("test_b.sh", "exit 0")
-    result = project.run("-p", "pytest_dependency", "--nosejobs=popen", "--nosejobs-max-lost=1")
-    result.assert_outcomes(errors=1, skipped=1)
-
-
 def test_verbose_runs_name_a_program_before_it_ends(project: Project) -> None:
     project.add("test_a.sh", 'grep -c "test_a.sh::test_a" output')
     command = [sys.executable, "-m", "pytest", "-v"]

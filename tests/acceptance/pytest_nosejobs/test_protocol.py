@@ -248,4 +248,4 @@ def test_what_only_shows_something_opens_no_host(project: Project, option: str) 
 def test_markers_lists_tags(project: Project) -> None:
     project.add("test_a.sh", "# nosejobs: tags=slow,net\nexit 0")
     result = project.run("--markers")
-    result.stdout.fnmatch_lines(["@pytest.mark.net: tag of shell tests*"])
+    result.stdout.fnmatch_lines(["@pytest.mark.net: marker of shell tests*"])

@@ -86,14 +86,17 @@ def get_repeat_count(config: pytest.Config) -> int | None:
 def count_program_once(config: pytest.Config, report: Any, counted: set[str]) -> None:
     """Let the bar of pytest-sugar count a program once, and not each of its cases.
 
-    Call it before the hooks of a report of a teardown.  ``counted``: the programs in the bar.
+    Call it before the hooks of a report of a setup, from which on the bar must have room for the
+    test, or of a teardown, at which it counts the test.  ``counted``: the programs in the bar.
     """
     reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
     if not isinstance(getattr(reporter, "tests_taken", None), int):
         return
     if report.nosejobs_program in counted:
         reporter.tests_taken -= 1
-    counted.add(report.nosejobs_program)
+        counted.remove(report.nosejobs_program)
+    if report.when == "teardown":
+        counted.add(report.nosejobs_program)
 
 
 def link_files(config: pytest.Config, report: Any) -> None:

@@ -135,7 +135,7 @@ class ReportPublisher:
         if report.nosejobs_case and report.when == "call":
             pytest_internals.uncount_program(self._config, report)
         if not self.skips_silent_hooks and not is_worker:
-            if report.when == "teardown":
+            if report.when != "call":
                 other_plugins.count_program_once(self._config, report, self._counted_programs)
             if is_verdict:
                 other_plugins.link_files(self._config, report)

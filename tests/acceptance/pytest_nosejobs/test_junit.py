@@ -53,3 +53,32 @@ def test_times_are_those_of_the_programs(project: Project) -> None:
     project.add("test_a", "sleep 0.3")
     _, cases = project.cases(HOSTS)
     assert 0.3 <= float(cases["test_a"].element.get("time", "0")) < 5
+
+
+XDIST = ("-p", "xdist", "-n", "2")
+
+
+def test_workers_of_xdist_send_output_once(project: Project) -> None:
+    pytest.importorskip("xdist")
+    long = "word " * 100
+    project.add("test_fail.sh", "echo only-out; echo only-err >&2; exit 3")
+    project.add("test_error.sh", "echo error-out; exit 99")
+    project.add("test_silent.sh", "exit 5")
+    project.add("test_time.sh", "# nosejobs: timeout=0.3\necho slow-out; sleep 60")
+    project.add("words.t", "#!/bin/sh\necho 1..1; echo not ok 1 - case-out; exit 1\n")
+    project.add("long.t", f"#!/bin/sh\necho 1..1; echo 'not ok 1 - {long}'; exit 1\n")
+    project.add("test_again.sh", "# nosejobs: retries=1\necho again-out; exit 1")
+    _, plain = project.cases()
+    plain_output = project.run()
+    _, spread = project.cases(*XDIST)
+    done = project.run(*XDIST)
+    for text in ("only-out", "only-err", "error-out", "slow-out", "case-out", "again-out"):
+        counts = [str(each.stdout).count(text) for each in (plain_output, done)]
+        assert counts[0] == counts[1] >= 1, text
+    assert str(done.stdout).count("--- stdout") == 0
+    for name, case in plain.items():
+        assert spread[name].facts() == case.facts(), name
+    summary = [line for line in done.outlines if line.startswith(("FAILED", "ERROR"))]
+    assert sorted(summary) == sorted(
+        line for line in plain_output.outlines if line.startswith(("FAILED", "ERROR"))
+    )

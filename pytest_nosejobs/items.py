@@ -22,6 +22,7 @@ from shell_runner.collection.programs import Program
 from shell_runner.errors import NosejobsError
 from shell_runner.remote.protocol.command_words import build_command, expand_placeholders
 from shell_runner.remote.protocol.model import Execution, Result, Test
+from shell_runner.reporting.attempts import EarlierAttempt
 from shell_runner.text import quote_command
 
 from . import other_plugins
@@ -31,10 +32,6 @@ from .pytest_internals import make_marker
 
 #: Keywords of a collector and all nodes above it, kept for the reports of its items.
 _PARENT_KEYWORDS = pytest.StashKey[dict[str, Any]]()
-
-#: Outcome, message and text of an attempt that another one followed.  A plain tuple, because
-#: xdist sends it from its workers.
-EarlierAttempt = tuple[str, str, str]
 
 
 class ShellFailure(AssertionError, bdb.BdbQuit):
@@ -215,7 +212,9 @@ class ShellItem(pytest.Item):
         if not self.earlier_attempts:
             return {}
         return {
-            "nosejobs_earlier": tuple(self.earlier_attempts),
+            "nosejobs_earlier": tuple(
+                (each.outcome, each.message) for each in self.earlier_attempts
+            ),
             "rerun": len(self.earlier_attempts),
         }
 

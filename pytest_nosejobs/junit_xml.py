@@ -11,10 +11,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from shell_runner.remote.protocol.model import ERROR
 from shell_runner.reporting import report_text
-
-from .items import EarlierAttempt
+from shell_runner.reporting.attempts import AttemptElement
 
 
 def set_names(xml: Any, report: pytest.TestReport) -> None:
@@ -38,21 +36,15 @@ def attach_files(xml: Any, report: pytest.TestReport) -> None:
 
 
 def add_earlier_attempts(
-    xml: Any, report: pytest.TestReport, attempts: Iterable[EarlierAttempt], is_flaky: bool
+    xml: Any, report: pytest.TestReport, elements: Iterable[AttemptElement]
 ) -> None:
-    """Add an element for each earlier attempt, under Surefire's names.
-
-    They are ``flakyFailure`` and ``flakyError`` if the test has passed at last, otherwise
-    ``rerunFailure`` and ``rerunError``.
-    """
-    elements = [_make_attempt_element(attempt, is_flaky) for attempt in attempts]
-    xml.node_reporter(report).nodes += elements
+    """Add an element for each earlier attempt in which the testcase of ``report`` failed."""
+    xml.node_reporter(report).nodes += map(_make_attempt_element, elements)
 
 
-def _make_attempt_element(attempt: EarlierAttempt, is_flaky: bool) -> ElementTree.Element:
-    outcome, message, text = attempt
-    name = ("flaky" if is_flaky else "rerun") + ("Error" if outcome == ERROR else "Failure")
-    element = ElementTree.Element(name, message=message, type=outcome)
+def _make_attempt_element(values: AttemptElement) -> ElementTree.Element:
+    tag, outcome, message, text = values
+    element = ElementTree.Element(tag, message=message, type=outcome)
     element.text = text
     return element
 

@@ -28,7 +28,7 @@ def make_failure(context: ReportContext) -> ShellFailure:
 def make_attempt_report(context: ReportContext) -> pytest.TestReport:
     """Return the report of a failed attempt that another one follows."""
     *_, report = reports.make_attempt_reports(context)
-    return reruns.mark_as_rerun(context.item, context.test, context.execution, report)
+    return reruns.mark_as_rerun(context.item, reports.describe_attempt(context), report)
 
 
 def replace_by_cases(

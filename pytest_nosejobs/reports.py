@@ -7,7 +7,7 @@ The functions are pure: they send nothing.  The texts are those of
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,13 @@ from shell_runner.remote.protocol.model import (
     Test,
 )
 from shell_runner.remote.protocol.verdict import is_reported_by_cases, judge
-from shell_runner.reporting import report_text
+from shell_runner.reporting import attempts, report_text
+from shell_runner.reporting.attempts import (
+    PROGRAM,
+    AttemptElement,
+    EarlierAttempt,
+    TestcaseNames,
+)
 from shell_runner.reporting.report_text import FailureContext, format_stream, format_tail
 from shell_runner.text import make_readable
 
@@ -63,6 +69,11 @@ def describe_failure(context: ReportContext) -> FailureText:
     return FailureText(failure, context.item.file_id)
 
 
+def describe_attempt(context: ReportContext) -> EarlierAttempt:
+    """Return the description of an attempt that another one follows."""
+    return attempts.describe_attempt(context.test, context.execution, _make_place(context))
+
+
 def make_sections(execution: Execution, short: bool) -> list[tuple[str, str]]:
     """Return pytest's sections of captured output.
 
@@ -82,11 +93,11 @@ def make_reports(context: ReportContext, skip_silent: bool = False) -> Iterator[
     ``skip_silent``: of a program that passed, only the report that says so.
     """
     execution = context.execution
+    builder = _make_builder(context, has_cases=True)
     if execution.parsed is not None and execution.parsed.cases:
-        yield from _make_case_reports(context, execution.parsed.cases)
+        yield from _make_case_reports(context, builder, execution.parsed.cases)
         if is_reported_by_cases(context.test, execution):
             return
-    builder = _ReportBuilder(context.item, execution, context.host, context.files)
     verdict = _make_verdict_report(builder, context)
     if skip_silent and verdict.passed:
         yield verdict
@@ -109,8 +120,7 @@ def make_attempt_reports(context: ReportContext) -> Iterator[pytest.TestReport]:
 
 def make_verdict_report(context: ReportContext) -> pytest.TestReport:
     """Return the report that tells the outcome; an error is a failed setup, as in pytest."""
-    builder = _ReportBuilder(context.item, context.execution, context.host, context.files)
-    return _make_verdict_report(builder, context)
+    return _make_verdict_report(_make_builder(context, has_cases=False), context)
 
 
 def make_skip_reports(item: ShellItem, reason: str) -> Iterator[pytest.TestReport]:
@@ -129,15 +139,34 @@ def add_attributes(report: Any, item: ShellItem) -> None:
     report.nosejobs_files = []
 
 
+def _make_builder(context: ReportContext, has_cases: bool) -> _ReportBuilder:
+    """Return the builder of the program's report, which shows also earlier attempts.
+
+    ``has_cases``: whether cases are reported, too, which show the attempts in which they failed.
+    """
+    item, test, execution = context.item, context.test, context.execution
+    builder = _ReportBuilder(item, execution, context.host, context.files)
+    if item.earlier_attempts:
+        is_flaky = judge(test, execution).outcome == PASSED
+        testcases: Mapping[TestcaseNames, bool] = {PROGRAM: is_flaky}
+        if has_cases:
+            testcases = attempts.list_testcases(test, execution)
+        elements = attempts.assign_elements(item.earlier_attempts, testcases, is_flaky)
+        builder.show_attempts(elements)
+    return builder
+
+
 def _make_case_reports(
-    context: ReportContext, cases: Sequence[Case]
+    context: ReportContext, first: _ReportBuilder, cases: Sequence[Case]
 ) -> Iterator[pytest.TestReport]:
-    """Yield three reports for each case; time that no case claims is the first one's setup."""
-    item, execution = context.item, context.execution
+    """Yield three reports for each case; time that no case claims is the first one's setup.
+
+    ``first``: the builder of the program, whose artifacts are shown in the first case.
+    """
+    execution = context.execution
     unclaimed = report_text.unclaimed_duration(execution, cases)
     output: Sequence[tuple[str, str]] = make_sections(execution, short=True)
-    first = _ReportBuilder(item, execution, context.host, context.files)
-    others = _ReportBuilder(item, execution, context.host)
+    others = first.without_files()
     for number, (case, names) in enumerate(report_text.name_cases(cases)):
         builder = (others if number else first).for_case(case, names)
         yield builder.build("setup", "passed", duration=unclaimed)
@@ -228,6 +257,18 @@ class _ReportBuilder:
             "nosejobs_files": list(files),
             **item.get_attempt_attributes(),
         }
+        self._attempts: Mapping[TestcaseNames, Sequence[AttemptElement]] = {}
+
+    def show_attempts(self, elements: Mapping[TestcaseNames, Sequence[AttemptElement]]) -> None:
+        """Show elements of earlier attempts in the reports of their testcases."""
+        self._attempts = elements
+        self._attributes["nosejobs_attempts"] = tuple(elements.get(PROGRAM, ()))
+
+    def without_files(self) -> _ReportBuilder:
+        """Return a builder of reports that do not name the artifacts."""
+        builder = copy.copy(self)
+        builder._attributes = {**self._attributes, "nosejobs_files": []}
+        return builder
 
     def for_case(self, case: Case, names: tuple[str, str]) -> _ReportBuilder:
         """Return the builder of a case, which shares what all cases of the program have.
@@ -243,6 +284,8 @@ class _ReportBuilder:
         builder._attributes = {
             **self._attributes, "nosejobs_case": names, "nosejobs_nodeid": nodeid,
         }  # fmt: skip
+        if self._attempts:
+            builder._attributes["nosejobs_attempts"] = tuple(self._attempts.get(names, ()))
         return builder
 
     def build(

@@ -12,8 +12,9 @@ import pytest
 
 from shell_runner.remote.protocol.model import PASSED, Execution, Test
 from shell_runner.remote.protocol.verdict import judge
+from shell_runner.reporting.attempts import EarlierAttempt
 from shell_runner.reporting.report_text import flaky_message
-from shell_runner.text import attempt_reasons, make_readable
+from shell_runner.text import attempt_reasons
 
 from . import junit_xml, markers, other_plugins
 from .items import ShellItem
@@ -30,14 +31,12 @@ def count_attempts(item: ShellItem) -> int:
 
 
 def mark_as_rerun(
-    item: ShellItem, test: Test, execution: Execution, report: pytest.TestReport
+    item: ShellItem, attempt: EarlierAttempt, report: pytest.TestReport
 ) -> pytest.TestReport:
     """Make ``report`` that of an attempt that another one follows, and note it in ``item``."""
-    result = judge(test, execution)
-    text = make_readable(str(report.longrepr or ""))
     report.outcome = "rerun"  # type: ignore[assignment]
     report.rerun = len(item.earlier_attempts)  # type: ignore[attr-defined]
-    item.earlier_attempts.append((result.outcome, make_readable(result.message), text))
+    item.earlier_attempts.append(attempt)
     return report
 
 
@@ -70,14 +69,14 @@ class RerunRecorder:
                 junit_xml.remove_testcase(xml, report)
             return
         earlier = getattr(report, "nosejobs_earlier", ())
+        if not earlier or not (report.when == "call" or report.failed):
+            return
+        if xml is not None:
+            junit_xml.add_earlier_attempts(xml, report, getattr(report, "nosejobs_attempts", ()))
         program = getattr(report, "nosejobs_program", "")
-        is_verdict = report.when == "call" or report.failed
-        if not earlier or not is_verdict or program in self._recorded:
+        if program in self._recorded:
             return
         self._recorded.add(program)
         flaky = dict(report.user_properties).get("flaky")
         if flaky:
-            reasons = attempt_reasons((outcome, message) for outcome, message, _ in earlier)
-            self.flaky[program] = [str(flaky), *reasons]
-        if xml is not None:
-            junit_xml.add_earlier_attempts(xml, report, earlier, bool(flaky))
+            self.flaky[program] = [str(flaky), *attempt_reasons(earlier)]

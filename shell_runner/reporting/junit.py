@@ -45,10 +45,23 @@ from ..remote.protocol.model import (
 from ..remote.protocol.verdict import is_reported_by_cases, judge
 from ..text import make_readable, pluralize, quote_command
 from . import report_text
+from .attempts import (
+    PROGRAM,
+    AttemptElement,
+    TestcaseNames,
+    assign_elements,
+    describe_attempt,
+    list_testcases,
+)
 from .report_text import FailureContext
 
 #: Characters of the attribute ``message``; the text of the element holds the whole message.
 _MAX_MESSAGE_CHARS = 500
+#: The class of each element of an earlier attempt.
+_ATTEMPT_ELEMENTS: Mapping[str, Callable[..., Result]] = {
+    "flakyFailure": FlakyFailure, "flakyError": FlakyError,
+    "rerunFailure": RerunFailure, "rerunError": RerunError,
+}  # fmt: skip
 #: The problem of a test without a record.
 _NO_RECORD = "not run"
 
@@ -177,22 +190,33 @@ class _TestcaseBuilder:
             yield self._build_unmet()
             return
         cases = execution.parsed.cases if execution.parsed else ()
-        # Earlier attempts are reported once, behind the first result.
-        earlier = [self._attempt_element(each) for each in self._earlier]
+        earlier = self._assign_earlier_attempts()
         unclaimed = report_text.unclaimed_duration(execution, cases)
         files, with_output = self._files, True
         for case, names in report_text.name_cases(cases):
             element = self._start_testcase(names, unclaimed + (case.duration or 0.0), case)
             self._finish_testcase(
-                element, files, self._case_result_element(case, with_output), earlier
+                element, files, self._case_result_element(case, with_output), earlier.get(names, ())
             )
             with_output = with_output and case.outcome not in (FAILED, ERROR)  # shown once
             yield element
-            earlier, files, unclaimed = [], (), 0.0
+            files, unclaimed = (), 0.0
         if not is_reported_by_cases(self._test.test, execution):
             element = self._start_testcase(None, execution.duration)
-            self._finish_testcase(element, self._files, self._result_element(), earlier)
+            self._finish_testcase(
+                element, self._files, self._result_element(), earlier.get(PROGRAM, ())
+            )
             yield element
+
+    def _assign_earlier_attempts(self) -> Mapping[TestcaseNames, Sequence[AttemptElement]]:
+        if not self._earlier:
+            return {}
+        test = self._test.test
+        attempts = [
+            describe_attempt(test, each, self._failure_context(each)) for each in self._earlier
+        ]
+        testcases = list_testcases(test, self._execution)
+        return assign_elements(attempts, testcases, bool(self._flaky))
 
     def _build_unmet(self) -> TestCase:
         element = self._start_testcase(None, 0.0)
@@ -225,11 +249,12 @@ class _TestcaseBuilder:
         element: TestCase,
         files: Sequence[str],
         result: Result | None,
-        earlier: Sequence[Result],
+        earlier: Sequence[AttemptElement],
     ) -> None:
         if files:
             _append(element, SystemOut(report_text.format_attachments(files)))
-        _append(element, *([] if result is None else [result]), *earlier)
+        _append(element, *([] if result is None else [result]))
+        _append(element, *map(_attempt_element, earlier))
 
     def _result_element(self) -> Result | None:
         outcome = judge(self._test.test, self._execution).outcome
@@ -263,18 +288,6 @@ class _TestcaseBuilder:
         element.text = make_readable(f"{self._options.source(self._test)}:1: {reason}")
         return element
 
-    def _attempt_element(self, execution: Execution) -> Result:
-        """Return the element of an attempt that was followed by another one."""
-        result = judge(self._test.test, execution)
-        failure = report_text.describe_failure(
-            self._test.test, execution, self._failure_context(execution)
-        )
-        kinds = (FlakyFailure, FlakyError) if self._flaky else (RerunFailure, RerunError)
-        element: Result = kinds[result.outcome == ERROR](type_=result.outcome)
-        element.message = make_readable(result.message)
-        element.text = make_readable(str(failure))
-        return element
-
     def _failure_context(self, execution: Execution) -> FailureContext:
         test, options = self._test, self._options
         files = self._get_files(execution)
@@ -284,6 +297,13 @@ class _TestcaseBuilder:
 
     def _get_files(self, execution: Execution) -> Sequence[str]:
         return self._options.files(self._test, execution) if execution.artifacts else ()
+
+
+def _attempt_element(values: AttemptElement) -> Result:
+    tag, outcome, message, text = values
+    element = _ATTEMPT_ELEMENTS[tag](type_=outcome)
+    element.message, element.text = message, make_readable(text)
+    return element
 
 
 def _properties_element(values: Sequence[tuple[str, object]]) -> Element:

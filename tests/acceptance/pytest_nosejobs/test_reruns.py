@@ -72,6 +72,48 @@ def test_the_last_attempt_decides(pytester: pytest.Pytester, args: tuple) -> Non
     }
 
 
+#: Prints the cases of the first, the second or the third attempt.
+CASES = """echo x >> $0.runs; echo 1..2
+case $(wc -l < $0.runs) in 1) echo '{}';; 2) echo '{}';; *) echo '{}';; esac
+"""
+
+
+@pytest.mark.parametrize("args", [(), ("--nosejobs=2*popen",), ("-n2",)])
+@pytest.mark.parametrize("conftest", ["", "def pytest_runtest_call(item): pass"])
+def test_an_earlier_failure_is_shown_at_the_case_that_failed(
+    pytester: pytest.Pytester, args: tuple, conftest: str
+) -> None:
+    """The hook makes pytest run its whole protocol around the result."""
+    pytester.makeconftest(conftest)
+    red, green = "not ok 1 - a\nnot ok 2 - b", "ok 1 - a\nok 2 - b"
+    attempts = {
+        "last.t": ("ok 1 - a\nnot ok 2 - b", green),
+        "turns.t": ("ok 1 - a\nnot ok 2 - b", "not ok 1 - a\nok 2 - b"),
+        "stays.t": (red, "ok 1 - a\nnot ok 2 - b"),
+        "gone.t": ("ok 1 - a\nnot ok 2 - gone", green),
+    }
+    for name, outputs in attempts.items():
+        script(pytester, name, "retries=1", CASES.format(*outputs, ""))
+    xml = pytester.path / "out.xml"
+    run(pytester, *args, f"--junitxml={xml}")
+    tags = {
+        (case.get("classname"), case.get("name")): " ".join(
+            f"{each.tag}({each.get('message')})" for each in case if each.tag != "properties"
+        )
+        for case in ET.parse(xml).iter("testcase")
+    }
+    assert tags == {
+        ("last.t", "a"): "",
+        ("last.t", "b"): "flakyFailure(not ok)",
+        ("turns.t", "a"): "failure(not ok)",
+        ("turns.t", "b"): "flakyFailure(not ok)",
+        ("stays.t", "a"): "flakyFailure(not ok)",
+        ("stays.t", "b"): "failure(not ok) rerunFailure(not ok)",
+        ("gone.t", "a"): "flakyFailure(gone: not ok)",
+        ("gone.t", "b"): "",
+    }
+
+
 @HERE_AND_THERE
 def test_no_retry_after_pass_or_skip(pytester: pytest.Pytester, args: tuple) -> None:
     script(pytester, "test_a.sh", "retries=3", "echo x >> $0.runs")

@@ -26,6 +26,10 @@ HERE = Path(__file__).parents[3]
 HOST = "lab"
 #: Fails twice and passes when it runs for the third time.
 THIRD = "echo x >> $0.runs; echo run; [ $(wc -l < $0.runs) -ge 3 ]"
+#: Prints the cases of the first, the second or the third attempt.
+ATTEMPTS = """echo x >> $0.runs; echo 1..2
+case $(wc -l < $0.runs) in 1) echo '{}';; 2) echo '{}';; *) echo '{}';; esac
+"""
 XML = """cat > "$XML_OUTPUT_FILE" <<'END'
 <testsuite name="s"><testcase name="fine" classname="c" time="0.25">
 <properties><property name="build" value="7 &lt; 8"/></properties></testcase>
@@ -88,6 +92,14 @@ TREE: dict[str, str | bytes] = {
     "again/test_error": "# nosejobs: retries=1\nexit 99",
     "again/test_tap": "# nosejobs: retries=2\necho x >> $0.runs; echo 1..2; echo ok 1; "
     "[ $(wc -l < $0.runs) -ge 2 ] || echo not ok 2; echo ok 2",
+    "again/test_cases": "# nosejobs: retries=2\n" + ATTEMPTS.format(
+        "ok 1 - a\nnot ok 2 - b", "not ok 1 - a\nok 2 - b", "ok 1 - a\nok 2 - b"),
+    "again/test_red_case": "# nosejobs: retries=2\n" + ATTEMPTS.format(
+        "not ok 1 - a\nnot ok 2 - b", "not ok 1 - a\nnot ok 2 - b", "ok 1 - a\nnot ok 2 - b"),
+    "again/test_other_cases": "# nosejobs: retries=2\n" + ATTEMPTS.format(
+        "not ok 1 - gone\nok 2 - b", "ok 1 - a", "ok 1 - a\nok 2 - b"),
+    "again/test_lies": "# nosejobs: retries=2\n" + ATTEMPTS.format(
+        "ok 1 - a\nnot ok 2 - b", "ok 1 - a", "ok 1 - a"),
     "again/test_writes": "# nosejobs: retries=1\necho 1 > \"$TEST_UNDECLARED_OUTPUTS_DIR/x\"; "
     "exit 1",
     "test_repeat": "# nosejobs: repeat=3\nexit 1",
@@ -207,7 +219,8 @@ def test_the_tree_has_all_that_a_testcase_can_be(both: Both) -> None:
     made = [row for found in rows(both.live).values() for row in found]
     tags = {tag for row in made for tag, _, _ in row.elements}
     assert tags == {
-        "failure", "error", "skipped", "system-out", "flakyFailure", "rerunFailure", "rerunError",
+        "failure", "error", "skipped", "system-out", "flakyFailure", "flakyError",
+        "rerunFailure", "rerunError",
     }  # fmt: skip
     names = {name for row in made for name, _ in row.properties}
     assert names == {

@@ -23,6 +23,7 @@ def reports_of(*cases: Case, nodeid: str = "sub/test_a.sh") -> list[Any]:
         user_properties=[],
         path="p",
         get_report_keywords=dict,
+        earlier_attempts=[],
         get_attempt_attributes=dict,
     )
     execution = Execution(0, exit_status=0, duration=1.0, parsed=ParsedOutput("tap", list(cases)))

@@ -19,6 +19,8 @@ from pytest_nosejobs.testcase_storage import TestcaseStorage
 
 #: Maximum bytes that a finished testcase takes.
 MAX_BYTES = 256
+#: An element of an earlier attempt.
+ATTEMPT = ("flakyFailure", "failed", "why", "text")
 #: Texts that XML cannot hold as they are.
 ODD_TEXTS = (
     "", "plain", "a < b && c > \"d\" 'e'", "one\ntwo\r\nthree\rfour\tfive", "\x1b[31m\x00\x7f\x85",
@@ -76,7 +78,7 @@ class Session:
             junit_xml.remove_testcase(self.xml, report)
         elif report.when == "call" and report.passed and report.only:
             junit_xml.attach_files(self.xml, report)
-            junit_xml.add_earlier_attempts(self.xml, report, [("failed", "why", "text")], True)
+            junit_xml.add_earlier_attempts(self.xml, report, [ATTEMPT])
             junit_xml.finish_testcase(self.xml, report)
         if self._stores:
             self.storage.store_finished()

@@ -5,12 +5,14 @@ The ``xml`` of all functions is that writer (``_pytest.junitxml.LogXML``).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from shell_runner.junit_style import IN_TESTCASES, NOWHERE
 from shell_runner.reporting import report_text
 from shell_runner.reporting.attempts import AttemptElement
 
@@ -21,10 +23,56 @@ def set_names(xml: Any, report: pytest.TestReport) -> None:
     Pytest takes the last ``::`` part of a node id for the name and would leave the class of a
     program empty, which viewers show as a nameless root.
     """
-    classname, name = report_text.junit_names(report.nosejobs_program, report.nosejobs_case)
+    classname, name = report_text.junit_names(
+        report.nosejobs_program, report.nosejobs_case, xml.prefix or ""
+    )
     reporter = xml.node_reporter(report)
     reporter.add_attribute("classname", classname)
     reporter.add_attribute("name", name)
+
+
+class PropertyMover:
+    """Moves the properties of testcases of programs to where the user wants them."""
+
+    def __init__(self, xml: Any, place: str) -> None:
+        """``place``: one of ``PROPERTY_PLACES``."""
+        self._xml = xml
+        self._place = place
+        #: The programs whose properties are in the testsuite.
+        self._programs: set[str] = set()
+
+    def move(self, report: pytest.TestReport) -> None:
+        """Move those that the writer will add to the testcase of ``report`` at its end."""
+        if self._place != IN_TESTCASES:
+            add = _drop if self._place == NOWHERE else self._make_adder(report)
+            self._xml.node_reporter(report).add_property = add
+
+    def _make_adder(self, report: Any) -> Any:
+        """Return a function that adds the next property of a testcase to the testsuite.
+
+        Those that all testcases of a program share are added once, under the program's name.
+        """
+        program, case = report.nosejobs_program, report.nosejobs_case
+        shared = getattr(report, "nosejobs_shared_properties", 0)
+        position = itertools.count()
+        is_first = False
+
+        def add(name: str, value: object) -> None:
+            nonlocal is_first
+            if program not in self._programs:
+                self._programs.add(program)
+                is_first = True
+            is_shared = next(position) < shared
+            if is_first or not is_shared:
+                owner = None if is_shared else case
+                full_name = report_text.suite_property_name(program, owner, str(name))
+                self._xml.add_global_property(full_name, value)
+
+        return add
+
+
+def _drop(name: str, value: object) -> None:
+    """Drop a property."""
 
 
 def attach_files(xml: Any, report: pytest.TestReport) -> None:

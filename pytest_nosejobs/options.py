@@ -21,6 +21,7 @@ from shell_runner.collection.plan import DEFAULT_TIMEOUT
 from shell_runner.config import Config, find_root, load_config
 from shell_runner.hosts import spec
 from shell_runner.hosts.fleet import HOST_TIMEOUT
+from shell_runner.junit_style import IN_TESTCASES, PROPERTY_PLACES
 from shell_runner.remote.protocol.model import Setup
 from shell_runner.shipping.file_selection import Selection
 
@@ -136,6 +137,11 @@ _INI_OPTIONS: tuple[tuple[str, str, object, str], ...] = (
         "outcome of a shell test when no host has the labels that it requires: skip or error",
     ),
     (
+        "nosejobs_junit_properties", "string", IN_TESTCASES,
+        "where JUnit XML has the properties of shell tests: case (in each testcase), suite (in the "
+        "testsuite, as Jenkins' junit-10.xsd demands) or none",
+    ),
+    (
         "nosejobs_leftovers", "string", "",
         "what to do when a test leaves processes behind: warn, fail or ignore",
     ),
@@ -189,6 +195,8 @@ class Options:
     requires: str
     #: The number of runs of each test; None: as its metadata says.
     repeat: int | None
+    #: The place of properties in JUnit XML, one of ``PROPERTY_PLACES``.
+    junit_properties: str
 
 
 def read_options(config: pytest.Config) -> Options:
@@ -232,6 +240,7 @@ def read_options(config: pytest.Config) -> Options:
         artifacts_limit=int(_read_number(config, "nosejobs_artifacts_limit", 64 << 20)),
         requires=requires,
         repeat=repeat,
+        junit_properties=_read_junit_properties(config),
     )
 
 
@@ -309,6 +318,15 @@ def _read_host_timeout(config: pytest.Config) -> float:
     if not 0.5 <= seconds <= 86400:
         raise pytest.UsageError(f"nosejobs-host-timeout must be 0.5 to 86400, not {seconds:g}")
     return float(seconds)
+
+
+def _read_junit_properties(config: pytest.Config) -> str:
+    place: str = config.getini("nosejobs_junit_properties")
+    if place not in PROPERTY_PLACES:
+        raise pytest.UsageError(
+            f"ini nosejobs_junit_properties must be case, suite or none, not {place!r}"
+        )
+    return place
 
 
 def _read_folder(config: pytest.Config, name: str) -> Path | None:

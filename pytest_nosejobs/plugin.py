@@ -93,7 +93,7 @@ class Plugin:
             setup=options.build_setup(config, chosen, output_formats.sources),
             artifacts=ArtifactReceiver(config, chosen),
             durations=DurationHistory(config),
-            publisher=ReportPublisher(config),
+            publisher=ReportPublisher(config, chosen.junit_properties),
             terminal=Terminal(config),
         )
         self.local_runner = LocalRunner(self.services)

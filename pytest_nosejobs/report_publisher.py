@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from shell_runner.junit_style import IN_TESTCASES
+
 from . import junit_xml, other_plugins, pytest_internals
 from .compact_reports import ReportCompactor
 from .items import ShellItem
@@ -36,11 +38,14 @@ _SILENT_MODULES = ("_pytest.", __package__, "pytest_rerunfailures")
 class ReportPublisher:
     """Sends reports through the hooks, as pytest's runner does."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, property_place: str = IN_TESTCASES) -> None:
+        """``property_place``: where JUnit XML has properties, one of ``PROPERTY_PLACES``."""
         self.reruns = RerunRecorder()
         #: Pytest's writer of JUnit XML, or None.
         self.xml: Any = None
         self._testcases: TestcaseStorage | None = None
+        self._property_place = property_place
+        self._properties = junit_xml.PropertyMover(None, property_place)
         #: The report that is being published; None in between and in pytest's summary.
         self.current_report: pytest.TestReport | None = None
         self._config = config
@@ -51,6 +56,7 @@ class ReportPublisher:
     def start(self) -> None:
         """Begin to add to pytest's JUnit XML, if it writes any."""
         xml = self.xml = pytest_internals.get_junit_writer(self._config)
+        self._properties = junit_xml.PropertyMover(xml, self._property_place)
         storage = TestcaseStorage(xml)
         if pytest_internals.replace_junit_writing(self._config, xml, storage.write_file):
             self._testcases = storage
@@ -130,6 +136,7 @@ class ReportPublisher:
         is_verdict = report.when == "call" or report.failed
         if self.xml is not None and (is_verdict or report.skipped):
             junit_xml.set_names(self.xml, report)
+            self._properties.move(report)
             if is_verdict:
                 junit_xml.attach_files(self.xml, report)
         if report.nosejobs_case and report.when == "call":

@@ -255,6 +255,8 @@ class _ReportBuilder:
             "nosejobs_program": item.program_id,
             "nosejobs_item": item.nodeid,
             "nosejobs_files": list(files),
+            # The others are those of a case.
+            "nosejobs_shared_properties": len(self._properties),
             **item.get_attempt_attributes(),
         }
         self._attempts: Mapping[TestcaseNames, Sequence[AttemptElement]] = {}

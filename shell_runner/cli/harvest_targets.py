@@ -19,6 +19,7 @@ import click
 from ..errors import HostLost, HostOpenError, NosejobsError
 from ..jobs.client import JobClient
 from ..jobs.log_position import LOG_START
+from ..junit_style import DEFAULT_STYLE, IN_TESTCASES, PROPERTY_PLACES, JunitStyle
 from ..text import format_count
 from .console import print_json, print_message, print_result
 from .job_log_output import TextWriter, print_log
@@ -42,6 +43,7 @@ class HarvestTargets:
     into: Path | None = None
     #: A JUnit XML file.
     junitxml: Path | None = None
+    style: JunitStyle = DEFAULT_STYLE
     #: Whether the host is told that the package has arrived, so that it may remove it.
     acknowledge: bool = True
 
@@ -56,6 +58,9 @@ class HarvestTargets:
             ("--out", self.out), ("--into", self.into), ("--junitxml", self.junitxml)
         ):  # fmt: skip
             arguments += [name, str(path)] if path else []
+        arguments += ["--junit-prefix", self.style.prefix] if self.style.prefix else []
+        if self.style.properties != IN_TESTCASES:
+            arguments += ["--junit-properties", self.style.properties]
         return [*arguments, *([] if self.acknowledge else ["--no-ack"])]
 
     def require_wait(self, wait: bool) -> None:
@@ -75,13 +80,30 @@ def harvest_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def with_targets(
-        *arguments: Any, out: Path | None, into: Path | None, junitxml: Path | None, **options: Any
+        *arguments: Any,
+        out: Path | None,
+        into: Path | None,
+        junitxml: Path | None,
+        junit_prefix: str,
+        junit_properties: str,
+        **options: Any,
     ) -> Any:
-        return command(*arguments, targets=HarvestTargets(out, into, junitxml), **options)
+        style = JunitStyle(junit_prefix, junit_properties)
+        return command(*arguments, targets=HarvestTargets(out, into, junitxml, style), **options)
 
     path = click.Path(path_type=Path)
     decorated: Callable[..., Any] = with_targets
     for option in (
+        click.option(
+            "--junit-properties",
+            type=click.Choice(PROPERTY_PLACES),
+            default=IN_TESTCASES,
+            help="Where the report has properties: in each testcase (default), in the testsuite, "
+            "or nowhere.",
+        ),
+        click.option(
+            "--junit-prefix", default="", help="Text in front of the class of each testcase."
+        ),
         click.option("--junitxml", type=path, help="Write a JUnit XML report to this file."),
         click.option("--into", type=path, help="Extract the package into this folder."),
         click.option("--out", type=path, help="Write the package to this file; default ./JOB.zip."),
@@ -121,8 +143,9 @@ def finish(
     path = targets.package(id)
     try:
         job, harvested = results.harvest(
-            client, id, path, targets.into, targets.junitxml, report_progress("harvested")
-        )
+            client, id, path, targets.into, targets.junitxml, report_progress("harvested"),
+            targets.style,
+        )  # fmt: skip
     except (NosejobsError, OSError):
         if follow:
             print_message(f"next: nosejobs job harvest {short_id(id)}")

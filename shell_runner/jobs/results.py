@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HostError, UsageError
+from ..junit_style import DEFAULT_STYLE, JunitStyle
 from ..remote.jobs.paths import outputs_name
 from ..remote.jobs.result_package_format import MANIFEST, BadPackage
 from ..remote.jobs.result_package_reader import Package, open_package
@@ -73,6 +74,7 @@ def harvest(
     into: Path | None,
     junitxml: Path | None,
     progress: Callable[[int, int], None],
+    style: JunitStyle = DEFAULT_STYLE,
 ) -> tuple[JobSummary, HarvestResult]:
     """Download the package of a job to ``path`` and write its files; acknowledge nothing.
 
@@ -92,7 +94,7 @@ def harvest(
 
         try:
             summary = client.download(job, path, verify, progress)
-            return summary, _write_results(verified[-1], client.spec.id, into, junitxml)
+            return summary, _write_results(verified[-1], client.spec.id, into, junitxml, style)
         except (BadPackage, _InvalidManifest) as error:
             raise _make_package_error(client, job, error) from error
 
@@ -193,7 +195,7 @@ def _drop_newer_fields(row: Any) -> Any:
 
 
 def _write_results(
-    package: Package, host: str, into: Path | None, junitxml: Path | None
+    package: Package, host: str, into: Path | None, junitxml: Path | None, style: JunitStyle
 ) -> HarvestResult:
     tests = _parse_tests(package.manifest)
     executions: dict[int, list[Execution]] = {}
@@ -205,7 +207,9 @@ def _write_results(
         from ..reporting import junit  # its parser takes a while to load
 
         telling = _make_telling(junit, package.manifest, into, _read_install_output(package))
-        junit.write_junit(junitxml, "pytest", host, tests, executions, telling)
+        junit.write_junit(
+            junitxml, "pytest", host, tests, executions, replace(telling, style=style)
+        )
     return _judge_tests(package.manifest, tests, executions)
 
 

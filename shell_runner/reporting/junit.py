@@ -30,6 +30,7 @@ from junitparser import (
 from junitparser.junitparser import Result
 from junitparser.xunit2 import FlakyError, FlakyFailure, RerunError, RerunFailure
 
+from ..junit_style import DEFAULT_STYLE, IN_SUITE, IN_TESTCASES, JunitStyle
 from ..remote.protocol.command_words import build_command
 from ..remote.protocol.job import JobTest
 from ..remote.protocol.model import (
@@ -107,6 +108,7 @@ class ReportOptions:
     system_err: str = ""
     #: The suite's attribute ``hostname``; empty: the name of this machine, as in pytest.
     hostname: str = ""
+    style: JunitStyle = DEFAULT_STYLE
 
 
 def write_junit(
@@ -125,12 +127,17 @@ def write_junit(
     """
     suite = TestSuite(make_readable(name))
     cases: list[TestCase] = []
+    properties: list[tuple[str, object]] = []
     started_times, end_times = [], []
     for test in tests:
         attempts = executions.get(test.test.id) or [_missing_execution(test)]
-        cases += _TestcaseBuilder(test, attempts, host, options).build_all()
+        builder = _TestcaseBuilder(test, attempts, host, options)
+        cases += builder.build_all()
+        properties += builder.suite_properties
         started_times += [each.started_at for each in attempts if each.started_at]
         end_times += [each.started_at + each.duration for each in attempts if each.started_at]
+    if properties:
+        _append(suite, _properties_element(properties))
     suite.add_testcases(cases)  # one by one would be quadratic
     if options.system_err:
         _append(suite, SystemErr(make_readable(options.system_err)))
@@ -182,6 +189,9 @@ class _TestcaseBuilder:
         self._flaky = ""
         if self._earlier and result.outcome == PASSED:
             self._flaky = report_text.flaky_message(len(self._earlier), 1 + retries)
+        self._has_suite_properties = False
+        #: The properties that belong in the testsuite; complete once all testcases are built.
+        self.suite_properties: list[tuple[str, object]] = []
 
     def build_all(self) -> Iterator[TestCase]:
         """Yield a testcase for each case, and one for the program if the cases do not show all."""
@@ -231,18 +241,38 @@ class _TestcaseBuilder:
         duration: float,
         case: Case | None = None,
     ) -> TestCase:
-        classname, name = report_text.junit_names(self._test.nodeid, names)
+        style = self._options.style
+        classname, name = report_text.junit_names(self._test.nodeid, names, style.prefix)
         element = TestCase(name, classname, round(duration, 3))
+        own = [] if case is None else report_text.case_properties(case)
+        if style.properties == IN_TESTCASES:
+            properties = [*self._list_properties(), *own]
+            if properties:
+                _append(element, _properties_element(properties))
+        elif style.properties == IN_SUITE:
+            self._add_suite_properties(names, own)
+        return element
+
+    def _add_suite_properties(
+        self, names: tuple[str, str] | None, own: Sequence[tuple[str, object]]
+    ) -> None:
+        """Add properties for the testsuite: those that all cases share are of the program."""
+        nodeid, make_name = self._test.nodeid, report_text.suite_property_name
+        if not self._has_suite_properties:
+            self._has_suite_properties = True
+            self.suite_properties += [
+                (make_name(nodeid, None, key), value) for key, value in self._list_properties()
+            ]
+        self.suite_properties += [(make_name(nodeid, names, key), value) for key, value in own]
+
+    def _list_properties(self) -> list[tuple[str, object]]:
+        """Return the properties that all testcases of the program have."""
         properties: list[tuple[str, object]] = [*self._test.properties]
         if self._flaky:
             properties.append(("flaky", self._flaky))
         if self._host:
             properties += report_text.execution_properties(self._execution, self._host)
-        if case is not None:
-            properties += report_text.case_properties(case)
-        if properties:
-            _append(element, _properties_element(properties))
-        return element
+        return properties
 
     def _finish_testcase(
         self,

@@ -248,17 +248,29 @@ def unclaimed_duration(execution: Execution, cases: Sequence[Case]) -> float:
     return max(execution.duration - sum(case.duration or 0.0 for case in cases), 0.0)
 
 
-def junit_names(nodeid: str, case: tuple[str, str] | None = None) -> tuple[str, str]:
+def junit_names(
+    nodeid: str, case: tuple[str, str] | None = None, prefix: str = ""
+) -> tuple[str, str]:
     """Return class and name: ``tests.net``, ``test_ping.sh`` for ``tests/net/test_ping.sh``.
 
-    The class of a case (``case``: its group and name) is its program and its group.
+    The class of a case (``case``: its group and name) is its program and its group.  ``prefix``:
+    in front of the class, as with pytest's ``--junit-prefix``.
     """
     folder, _, name = nodeid.rpartition("/")
     group = ""
     if case:
         folder, (group, name) = nodeid, case
-    classname = folder.replace("/", ".") + (f".{group}" if group else "")
+    classname = ".".join(filter(None, (prefix, folder.replace("/", "."), group)))
     return make_readable(classname) or ".", make_readable(name)
+
+
+def suite_property_name(nodeid: str, case: tuple[str, str] | None, name: str) -> str:
+    """Return the name of a property of a program, or of a case, in the testsuite.
+
+    It is ``tests/net/test_ping.sh: host`` or ``words.t::group > case: build``.
+    """
+    owner = f"{nodeid}::{' > '.join(filter(None, case))}" if case else nodeid
+    return make_readable(f"{owner}: {name}")
 
 
 def format_attachments(files: Sequence[str]) -> str:

@@ -159,8 +159,11 @@ def run_pytest(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def run_job(root: Path, folder: Path) -> None:
-    """Run a job as a user does; the host keeps its state in ``folder``."""
+def run_job(root: Path, folder: Path, *options: str) -> None:
+    """Run a job as a user does; the host keeps its state in ``folder``.
+
+    ``options``: more options of the harvest.
+    """
     file = folder / "job.toml"
     file.write_text('tests = "job"\ngrace = 0.2\nslots = 2\n')
     env = {**os.environ, "PYTHONPATH": str(HERE)}
@@ -172,7 +175,7 @@ def run_job(root: Path, folder: Path) -> None:
     submit = ["submit", f"--host={HOST}", f"--config={file}", "--wait"]
     outputs = [f"--out={folder / 'job.zip'}", "--junitxml=../job.xml", "--into=../out"]
     done = subprocess.run(
-        [*command, *submit, *outputs], cwd=root, env=env, timeout=120,
+        [*command, *submit, *outputs, *options], cwd=root, env=env, timeout=120,
         stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="surrogateescape",
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr

@@ -86,7 +86,7 @@ def test_names_in_junit(
 ) -> None:
     attributes = {}
     reporter = SimpleNamespace(add_attribute=attributes.__setitem__)
-    xml = SimpleNamespace(node_reporter=lambda _: reporter)
+    xml = SimpleNamespace(node_reporter=lambda _: reporter, prefix=None)
     made: Any = SimpleNamespace(nosejobs_program=nodeid, nosejobs_case=case)
     junit_xml.set_names(xml, made)
     assert (attributes["classname"], attributes["name"]) == expected

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shell_runner.junit_style import JunitStyle
 from shell_runner.remote.protocol.job import JobTest
 from shell_runner.remote.protocol.model import (
     ERROR,
@@ -78,6 +79,10 @@ def test_well_formed_for_any_bytes(a: str, b: str, c: str, status: int, raw: byt
             rerun_command=lambda _: c, source=lambda _: c,
         )  # fmt: skip
         assert len(reports) in (1, 6, 7)
+        style = JunitStyle(c, "suite")
+        moved = make_testcases(execution, test=test, host=c, style=style)
+        assert len(moved) == len(reports)
+        assert not any(properties(each) for each in moved)
 
 
 @pytest.mark.parametrize(

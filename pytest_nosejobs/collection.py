@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
@@ -14,10 +15,11 @@ from shell_runner.collection.programs import CollectionRules, InvalidTest, Progr
 from shell_runner.text import escape_unprintable
 
 from . import pytest_internals
-from .items import ItemRunner, ItemSettings, ShellItem
+from .items import ItemRunner, ItemSettings, ShellItem, get_folder_hooks
+from .node_ids import get_stem
 
-#: Hooks of the files of a folder, which pytest would find anew for each node.
-_FOLDER_HOOKS = pytest.StashKey[Any]()
+#: Number of programs from which on the garbage collector is tuned, also without hosts.
+MANY_PROGRAMS = 1000
 
 
 class ProgramFile(pytest.File):
@@ -29,7 +31,7 @@ class ProgramFile(pytest.File):
     of its runs.
     """
 
-    make_item: Callable[[ProgramFile, int], ShellItem]
+    make_item: Callable[[ProgramFile, str, Program, int], ShellItem]
     program: Program
     hooks: Any
 
@@ -41,7 +43,7 @@ class ProgramFile(pytest.File):
     def collect(self) -> Iterator[ShellItem]:
         """Yield the items of all runs, from 1."""
         for number in range(1, self.program.runs + 1):
-            yield self.make_item(self, number)
+            yield self.make_item(self, str(self.path), self.program, number)
 
 
 class BrokenFile(pytest.File):
@@ -81,10 +83,12 @@ class Collection:
         runner: ItemRunner,
         settings: ItemSettings,
         is_strict: bool = False,
+        expect_many: Callable[[], object] = lambda: None,
     ) -> None:
         """``runner`` and ``settings`` are passed to the items.
 
         ``is_strict``: a file that looks like a test and is not collected is an error.
+        ``expect_many`` is called once there are ``MANY_PROGRAMS``.
         """
         self._config = config
         self._rules = rules
@@ -93,6 +97,8 @@ class Collection:
         self._prefix = str(config.rootpath) + os.sep
         self._registered_tags: set[str] = set()
         self._is_strict = is_strict
+        self._expect_many = expect_many
+        self._program_count = 0
         #: Results of the rules by path and whether the user named the file: for each argument,
         #: pytest collects the whole folder of the file again.
         self._results: dict[tuple[str, bool], Program | InvalidTest | None] = {}
@@ -118,7 +124,7 @@ class Collection:
         if isinstance(result, InvalidTest):
             return BrokenFile.create(parent, Path(path), name, result.message)
         if result is not None:
-            return self._make_node(Path(path), parent, result, named)
+            return self._make_node(path, parent, result, named)
         reason = self._rules.explain_uncollected(path)
         if reason and self._is_strict:
             message = f"{escape_unprintable(name)}: looks like a test, but {reason}"
@@ -154,7 +160,7 @@ class Collection:
         }
 
     def _make_node(
-        self, path: Path, parent: pytest.Collector, program: Program, named: bool
+        self, path: str, parent: pytest.Collector, program: Program, named: bool
     ) -> ProgramFile | ShellItem:
         """Return the file of a program, or its only item.
 
@@ -162,29 +168,56 @@ class Collection:
         hooks and the report of one more collector cost more than the item.
         """
         self._register_tags(program)
-        node_id = pytest_internals.make_node_id(program.nodeid, program.nodeid)
+        self._program_count += 1
+        if self._program_count == MANY_PROGRAMS:
+            self._expect_many()
+        if named or program.runs > 1:
+            return self._make_file(path, parent, program)
+        return self._make_item(
+            parent, path, program, 1, functools.partial(self._make_file, path, parent, program)
+        )
+
+    def _make_file(self, path: str, parent: pytest.Collector, program: Program) -> ProgramFile:
         node: ProgramFile = ProgramFile.from_parent(
-            parent, path=path, name=path.name, nodeid=node_id
+            parent,
+            path=Path(path),
+            name=os.path.basename(path),
+            nodeid=pytest_internals.make_node_id(program.nodeid, program.nodeid),
         )
         node.make_item, node.program = self._make_item, program
-        node.hooks = parent.stash.get(_FOLDER_HOOKS, None)
-        if node.hooks is None:
-            node.hooks = parent.stash[_FOLDER_HOOKS] = parent.session.gethookproxy(path)
-        return node if named or program.runs > 1 else self._make_item(node, 1)
+        node.hooks = get_folder_hooks(parent, path)
+        return node
 
-    def _make_item(self, parent: ProgramFile, number: int) -> ShellItem:
-        program = parent.program
+    def _make_item(
+        self,
+        parent: pytest.Collector,
+        path: str,
+        program: Program,
+        number: int,
+        make_file: Callable[[], ProgramFile] | None = None,
+    ) -> ShellItem:
+        """Return the item of one run; ``number``: from 1.
+
+        ``parent``: the program's file, or its folder if ``make_file`` makes the file later.
+        """
         program_id = program.run_nodeid(number)
         # The item of a program's only run has the name of its file without the suffix.
         is_only = program.runs == 1
-        name = escape_unprintable(parent.path.stem) if is_only else program_id.rpartition("::")[2]
+        name = (
+            escape_unprintable(get_stem(os.path.basename(path)))
+            if is_only
+            else program_id.rpartition("::")[2]
+        )
         item: ShellItem = ShellItem.from_parent(
             parent,
             name=name,
+            nodeid=pytest_internals.make_node_id(f"{program.nodeid}::{name}", program.nodeid),
             program_id=program_id,
             runner=self._runner,
             settings=self._settings,
             program=program,
+            file_path=path,
+            make_file=make_file,
         )
         if not is_only:
             item.user_properties += program.run_properties(number)

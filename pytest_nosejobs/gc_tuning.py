@@ -14,13 +14,15 @@ _YOUNG_THRESHOLD = 50_000
 
 
 class GcTuning:
-    """The settings during a run on hosts; without ``begin``, nothing changes."""
+    """The settings during a run of many programs; without ``begin``, nothing changes."""
 
     def __init__(self) -> None:
         self._saved_threshold: tuple[int, int, int] | None = None
 
     def begin(self) -> None:
-        """Collect garbage less often.  Called before collection of tests."""
+        """Collect garbage less often.  Called before collection of tests, or at its end."""
+        if self._saved_threshold is not None:
+            return
         self._saved_threshold = gc.get_threshold()
         if self._saved_threshold[0]:  # 0: the collector is switched off
             gc.set_threshold(_YOUNG_THRESHOLD, *self._saved_threshold[1:])

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import bdb
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -30,8 +31,10 @@ from .failure_text import FailureText
 from .protocol_hooks import HooksWithoutSetup
 from .pytest_internals import make_marker
 
-#: Keywords of a collector and all nodes above it, kept for the reports of its items.
-_PARENT_KEYWORDS = pytest.StashKey[dict[str, Any]]()
+#: Keywords of a folder and all nodes above it, kept for the reports of the programs in it.
+_FOLDER_KEYWORDS = pytest.StashKey[dict[str, Any]]()
+#: Hooks of the files of a folder, which pytest would find anew for each node.
+_FOLDER_HOOKS = pytest.StashKey[Any]()
 
 
 class ShellFailure(AssertionError, bdb.BdbQuit):
@@ -88,9 +91,18 @@ class ItemSettings:
     #: Names of output formats that are known before a program runs, by file suffix.
     formats: Mapping[str, str]
 
+    @cached_property
+    def root_prefix(self) -> str:
+        """Return the root as it begins the path of a file in it."""
+        return f"{self.root}{os.sep}"
+
 
 class ShellItem(pytest.Item):
-    """One program to run; its parent is the program's file."""
+    """One program to run; its parent is the program's file.
+
+    Most runs never look at that file, nor at the item's path as a Path: both are made when they
+    are needed.
+    """
 
     #: Names and values of fixtures, which plugins look up in every item; a program has none.
     fixturenames: Sequence[str] = ()
@@ -103,13 +115,26 @@ class ShellItem(pytest.Item):
         settings: ItemSettings,
         program: Program,
         program_id: str,
+        file_path: str,
+        make_file: Callable[[], pytest.File] | None,
+        parent: pytest.Collector,
         **kwargs: Any,
     ) -> None:
         """``program_id``: the path relative to pytest's rootdir, and the run of a repeated test.
 
-        Configuration, JUnit XML, artifacts and messages name a program by it.
+        Configuration, JUnit XML, artifacts and messages name a program by it.  ``parent``: the
+        program's file; its folder if ``make_file`` makes the file once it is needed.
         """
-        super().__init__(**kwargs)
+        super().__init__(parent=parent, **kwargs)
+        self.file_path = file_path
+        self._path: Path | None = None
+        self._folder = parent
+        self._make_file = make_file
+        if make_file is not None:
+            self._parent: pytest.Collector | None = None
+        self._hooks = get_folder_hooks(parent, file_path) if make_file else parent.ihook
+        #: The node id of the program's file: its path relative to pytest's rootdir.
+        self.file_id = program.nodeid
         self.program_id = program_id
         self._runner = runner
         self._settings = settings
@@ -126,16 +151,59 @@ class ShellItem(pytest.Item):
         self.rerun_reports: list[pytest.TestReport] = []
         #: The reason why the test is skipped before it starts; empty if it is not.
         self.unmet_reason = ""
-        for tag in program.metadata.tags:
-            self.add_marker(make_marker(tag))
+        self.own_markers += [make_marker(tag).mark for tag in program.metadata.tags]
+        self._keywords: Any = None
+
+    @property
+    def parent(self) -> pytest.Collector | None:
+        """Return the program's file."""
+        if self._parent is None and self._make_file is not None:
+            self._parent, self._make_file = self._make_file(), None
+        return self._parent
+
+    @parent.setter
+    def parent(self, parent: pytest.Collector | None) -> None:
+        self._parent = parent
+
+    @property
+    def path(self) -> Path:
+        """Return the program's path."""
+        if self._path is None:
+            self._path = Path(self.file_path)
+        return self._path
+
+    @path.setter
+    def path(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def keywords(self) -> Any:
+        """Return pytest's mapping of the names and markers of this node and those above it."""
+        if self._keywords is None:
+            node_keywords: Any = type(self._folder.keywords)
+            self._keywords = node_keywords(self)
+            self._keywords.update((mark.name, mark) for mark in self.own_markers)
+        return self._keywords
+
+    @keywords.setter
+    def keywords(self, keywords: Any) -> None:
+        self._keywords = keywords
+
+    def iter_markers_with_node(self, name: str | None = None) -> Iterator[tuple[Any, pytest.Mark]]:
+        """Yield the markers of this node and those above it; a file not yet made has none."""
+        if self._parent is not None:
+            yield from super().iter_markers_with_node(name)
+            return
+        for mark in self.own_markers:
+            if name is None or mark.name == name:
+                yield self, mark
+        yield from self._folder.iter_markers_with_node(name)
 
     @property
     def ihook(self) -> Any:
         """Return the hooks of the program's folder."""
-        assert self.parent is not None
-        hooks = self.parent.ihook
         done = self.remote_result.set_up_plugins if self.remote_result is not None else ()
-        return HooksWithoutSetup(self.config, hooks, done) if done else hooks
+        return HooksWithoutSetup(self.config, self._hooks, done) if done else self._hooks
 
     @property
     def location(self) -> tuple[str, int | None, str]:
@@ -145,12 +213,6 @@ class ShellItem(pytest.Item):
     def get_location(self, name: str) -> tuple[str, int | None, str]:
         """Return path, line from 0 and name for a report of the program or of one of its cases."""
         return make_location(self.file_id, name)
-
-    @property
-    def file_id(self) -> str:
-        """Return the node id of the program's file: its path relative to pytest's rootdir."""
-        assert self.parent is not None
-        return self.parent.nodeid
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """Return path, line and name for pytest's reports."""
@@ -177,7 +239,8 @@ class ShellItem(pytest.Item):
 
     def make_test(self, number: int) -> Test:
         """Return what a host must know of the test; ``number`` becomes its id."""
-        format_name = self._settings.formats.get(self.path.suffix, "")
+        formats = self._settings.formats
+        format_name = formats.get(self.path.suffix, "") if formats else ""
         path, timeout = self._get_path_in_tree(), self._get_timeout()
         return make_test(number, path, self.argv, self.metadata, timeout, format_name)
 
@@ -186,7 +249,7 @@ class ShellItem(pytest.Item):
 
         It stays absolute if the program is elsewhere; then only this machine can run it.
         """
-        return str(self.path).removeprefix(f"{self._settings.root}{os.sep}")
+        return self.file_path.removeprefix(self._settings.root_prefix)
 
     def _get_timeout(self) -> float:
         """Return the seconds by metadata, our options, pytest-timeout or the default."""
@@ -199,13 +262,15 @@ class ShellItem(pytest.Item):
 
     def get_report_keywords(self) -> dict[str, Any]:
         """Return the keywords of the item and all nodes above it, as pytest's reports have them."""
-        keywords: dict[str, Any] = {}
-        if self.parent is not None:
-            keywords = self.parent.stash.get(_PARENT_KEYWORDS, keywords)
-            if not keywords:
-                keywords = dict.fromkeys(self.parent.keywords, 1)
-                self.parent.stash[_PARENT_KEYWORDS] = keywords
-        return {**keywords, self.name: 1, **{mark.name: 1 for mark in self.own_markers}}
+        own = {self.name: 1, **{mark.name: 1 for mark in self.own_markers}}
+        if self._parent is not None:
+            return {**dict.fromkeys(self._parent.keywords, 1), **own}
+        keywords = self._folder.stash.get(_FOLDER_KEYWORDS, None)
+        if keywords is None:
+            keywords = self._folder.stash[_FOLDER_KEYWORDS] = dict.fromkeys(
+                self._folder.keywords, 1
+            )
+        return {os.path.basename(self.file_path): 1, **keywords, **own}
 
     def get_attempt_attributes(self) -> dict[str, Any]:
         """Return the report attributes about earlier attempts; ``rerun`` is rerunfailures'."""
@@ -241,6 +306,17 @@ class ShellItem(pytest.Item):
         )
         command = f"{variables} {command}".strip()
         return command if folder == "." else f"cd {quote_command(folder)} && {command}"
+
+
+def get_folder_hooks(folder: pytest.Collector, file_path: str) -> Any:
+    """Return the hooks of the files of ``folder``, one of which is at ``file_path``.
+
+    They are looked for once for a folder.
+    """
+    hooks = folder.stash.get(_FOLDER_HOOKS, None)
+    if hooks is None:
+        hooks = folder.stash[_FOLDER_HOOKS] = folder.session.gethookproxy(Path(file_path))
+    return hooks
 
 
 def make_location(file_id: str, name: str) -> tuple[str, int | None, str]:

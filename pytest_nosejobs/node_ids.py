@@ -99,12 +99,12 @@ def rewrite_arguments(args: Iterable[str], base: Path) -> Arguments:
             continue
         path = Path(os.path.abspath(base / program))
         name = arg.removeprefix(program).removeprefix("::")
-        if name and name != path.stem:
+        if name and name != get_stem(path.name):
             result.cases[arg] = (path, name)
         if "::" in program or "[" in program:
             result.args.append(str(_request_folder(path, result.only)))
         else:
-            result.args.append(arg if name == path.stem else program)
+            result.args.append(arg if name == get_stem(path.name) else program)
     paths = [Path(os.path.abspath(base / arg.partition("::")[0])) for arg in result.args]
     for folder in list(result.only):
         result.only[folder].update(
@@ -116,6 +116,12 @@ def rewrite_arguments(args: Iterable[str], base: Path) -> Arguments:
         if not requested.isdisjoint([folder, *folder.parents]):
             del result.only[folder]
     return result
+
+
+def get_stem(file_name: str) -> str:
+    """Return the name of a file without its suffix, as ``Path.stem`` does for most names."""
+    stem, dot, suffix = file_name.rpartition(".")
+    return stem if dot and stem and suffix else file_name
 
 
 def _request_folder(path: Path, only: dict[Path, set[Path]]) -> Path:

@@ -17,7 +17,7 @@ from shell_runner.errors import UsageError
 
 from . import newhooks, options, other_plugins
 from .artifacts import ArtifactReceiver
-from .collection import Collection
+from .collection import MANY_PROGRAMS, Collection
 from .durations import DurationHistory
 from .failure_text import FailureText, add_parts, take_text
 from .fast_directory import create_directory
@@ -103,8 +103,15 @@ class Plugin:
         config.args[:] = self.arguments.args
         rules = CollectionRules(chosen.config, chosen.patterns, chosen.defaults, chosen.repeat)
         settings = ItemSettings(chosen.root, chosen.timeout, output_formats.by_suffix)
-        self._collection = Collection(config, rules, self.local_runner, settings, chosen.is_strict)
         self._gc_tuning = GcTuning()
+        self._collection = Collection(
+            config,
+            rules,
+            self.local_runner,
+            settings,
+            chosen.is_strict,
+            self._gc_tuning.begin,
+        )
         # Pytest's own cleanup comes first and collects garbage once more; ours is exempt.
         config.add_cleanup(self._gc_tuning.end)
         if config.getoption("markers", False):  # lists them; nothing is collected
@@ -165,8 +172,8 @@ class Plugin:
         return self._collection.collect(file_path, parent)
 
     def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> Any:
-        """Collect a folder faster than pytest; only with hosts, where many programs are likely."""
-        return create_directory(path, parent, self._collection) if self.specs else None
+        """Collect a folder faster than pytest."""
+        return create_directory(path, parent, self._collection)
 
     def pytest_collectstart(self) -> None:
         """End the session early if a host cannot be opened."""
@@ -177,6 +184,15 @@ class Plugin:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Take settings of other plugins from the items, when those have been chosen."""
         other_plugins.take_retries(self.config, select_shell_items(items))
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Exempt thousands of programs from the search for garbage."""
+        programs = len(select_shell_items(session.items))
+        if programs < len(session.items):
+            if self.remote_run is None:
+                self._gc_tuning.end()  # pytest looks for garbage of Python tests
+        elif programs >= MANY_PROGRAMS:
+            self._gc_tuning.freeze()
 
     # -- running and reporting ----------------------------------------------------
 

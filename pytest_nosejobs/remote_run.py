@@ -161,7 +161,9 @@ class RemoteRun:
             first=self._find_failed_first(),
             requirements={num: read_requirements(self._items[num].metadata) for num in self._open},
             hosts={host.id: host.spec.labels for host in self.fleet.hosts},
-            folders={number: str(self._items[number].path.parent) for number in self._open},
+            folders={
+                number: os.path.dirname(self._items[number].file_path) for number in self._open
+            },
         )
 
     def _find_failed_first(self) -> set[int]:

@@ -81,10 +81,12 @@ class CollectionRules:
         # Strings, not Paths: creating a Path for each of thousands would cost more than the rest.
         if not is_explicit and not discovery.can_be_test(os.path.basename(path), self.patterns):
             return None
-        file = None if os.path.splitext(path)[1] == ".py" else read_file(path)
-        result = discovery.classify(file, is_explicit) if file else discovery.OTHER
+        if is_explicit and os.path.splitext(path)[1] == ".py":
+            return None
+        file = read_file(path)
         if file is None:
             return None
+        result = discovery.classify(file, is_explicit)
         if result.kind is not FileKind.TEST and not self._has_wrapper(name, file):
             if result.kind is FileKind.OTHER:
                 return None

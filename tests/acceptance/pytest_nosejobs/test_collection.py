@@ -426,3 +426,74 @@ def test_many_file_arguments_read_each_file_once(project: Project, hosts: tuple[
         project.add(name)
     result = project.run(*hosts, "--collect-only", *names)
     result.stdout.fnmatch_lines(["*40 reads of 40 files*"])
+
+
+SHOW_ITEM = """
+import pytest
+
+
+def pytest_collection_finish(session):
+    (item,) = [each for each in session.items if each.name == "test_a"]
+    print("before:", *describe(item))
+    item.add_marker("added")
+    item.parent.add_marker("of_file")
+    print("after:", *describe(item), item.parent.stash is item.parent.stash)
+
+
+def describe(item):
+    yield [(type(each).__name__, each.name, each.nodeid) for each in item.listchain()]
+    yield [type(each).__name__ for each in item.iter_parents()]
+    yield item.getparent(pytest.File), item.getparent(pytest.Dir), item.parent is item.parent
+    yield item.path, str(item.fspath), item.parent.path, item.location, item.reportinfo()
+    yield [mark.name for mark in item.own_markers], [mark.name for mark in item.iter_markers()]
+    yield [node.name for node, _ in item.iter_markers_with_node("slow")]
+    yield item.get_closest_marker("slow"), item.get_closest_marker("no_such_marker")
+    yield dict(item.keywords), "test_a.sh" in item.keywords, item.listextrakeywords()
+    yield item.get_report_keywords()
+    yield item.user_properties, item.stash is item.stash, item.parent.ihook is item.ihook
+"""
+
+
+def test_an_item_is_the_same_whether_its_file_was_named_or_not(project: Project) -> None:
+    """In a folder the item comes alone; its file is made when a plugin looks at it."""
+    project.file("conftest.py", SHOW_ITEM)
+    project.add("sub/test_a.sh", "# nosejobs: tags=slow,net")
+    outputs = [
+        [line for line in project.run("--collect-only", "-s", *args).outlines if ": [" in line]
+        for args in (("sub/test_a.sh",), ("sub",), ("sub", "--nosejobs=popen"), ("-m", "slow"))
+    ]
+    named, *others = outputs
+    assert [line.partition(":")[0] for line in named] == ["before", "after"]
+    assert "('ProgramFile', 'test_a.sh', 'sub/test_a.sh')" in named[0]
+    assert others == [named] * 3
+
+
+SHOW_GARBAGE_COLLECTOR = """
+import gc
+
+
+def pytest_sessionstart():
+    global threshold
+    threshold = gc.get_threshold()
+
+
+def pytest_terminal_summary(terminalreporter):
+    tuned = gc.get_threshold() != threshold
+    terminalreporter.line(f"frozen: {gc.get_freeze_count() > 1000}, tuned: {tuned}")
+"""
+
+
+@pytest.mark.parametrize(
+    ("count", "python_tests", "expected"), [(1000, 0, True), (999, 0, False), (1000, 1, False)]
+)
+def test_garbage_is_looked_for_less_often_only_among_many_programs(
+    project: Project, count: int, python_tests: int, expected: bool
+) -> None:
+    """Pytest finds unclosed files of Python tests by searching for garbage."""
+    project.file("conftest.py", SHOW_GARBAGE_COLLECTOR)
+    for number in range(count):
+        project.add(f"test_{number}.sh")
+    if python_tests:
+        project.file("test_py.py", "def test_py(): pass\n")
+    result = project.run("--collect-only", "-qq")
+    result.stdout.fnmatch_lines([f"frozen: {expected}, tuned: {expected}"])

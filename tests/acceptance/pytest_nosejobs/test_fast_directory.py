@@ -1,4 +1,4 @@
-"""Tests of the collection in runs on hosts, which finds the same tests as that of pytest."""
+"""Tests of the fast collector of folders, which finds the same tests as that of pytest."""
 
 import pytest
 
@@ -60,20 +60,28 @@ def _tree(project: Project) -> None:
     (project.root / "linked").symlink_to("sub/deep")
 
 
+def _collect_as_pytest(project: Project, *arguments: str) -> list[str]:
+    """Return what pytest's own collector of folders finds: an unknown hook brings it back."""
+    project.file("own_folders.py", "def pytest_collect_directory(): pass\n")
+    return project.collect("-p", "own_folders", *arguments)
+
+
 def _same(project: Project, *arguments: str) -> list[str]:
-    here = project.collect(*arguments)
-    assert project.collect(_HOST, *arguments) == here
-    return here
+    expected = _collect_as_pytest(project, *arguments)
+    assert project.collect(*arguments) == expected
+    assert project.collect(_HOST, *arguments) == expected
+    return expected
 
 
 def test_all_files_are_found_in_the_same_order(project: Project) -> None:
     paths = _same(project)
     assert {"sub/test_py.py::test_py", "linked/test_c", "package/test_d.sh"} < set(paths)
     assert not any("env/" in each or "build/" in each for each in paths)
-    trees = [project.run("--collect-only", *host).outlines for host in ((), (_HOST,))]
-    here, there = ([line for line in tree if "<" in line] for tree in trees)
-    assert here == there
-    assert "    <Dir deep>" in here
+    runs = (("-p", "own_folders"), (), (_HOST,))
+    trees = [project.run("--collect-only", *options).outlines for options in runs]
+    expected, *others = ([line for line in tree if "<" in line] for tree in trees)
+    assert others == [expected, expected]
+    assert "    <Dir deep>" in expected
 
 
 @pytest.mark.parametrize(
@@ -105,8 +113,11 @@ def test_who_else_has_a_say_is_asked(project: Project, name: str) -> None:
         assert "sub/test_b.sh" not in paths
 
 
-def test_with_nobody_else_the_quick_way_is_taken(project: Project) -> None:
+@pytest.mark.parametrize("options", [(), (_HOST,)], ids=["here", "on hosts"])
+def test_with_nobody_else_the_quick_way_is_taken(
+    project: Project, options: tuple[str, ...]
+) -> None:
     for text, answer in ((_ASKED, True), (_ASKED + _OTHERS["a list"], False)):
         project.file("conftest.py", text)
-        result = project.run("--collect-only", "-s", _HOST, "sub")
+        result = project.run("--collect-only", "-s", *options, "sub")
         result.stdout.fnmatch_lines([f"quick: {{{answer}}}"])

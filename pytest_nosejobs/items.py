@@ -239,8 +239,8 @@ class ShellItem(pytest.Item):
 
     def make_test(self, number: int) -> Test:
         """Return what a host must know of the test; ``number`` becomes its id."""
-        formats = self._settings.formats
-        format_name = formats.get(self.path.suffix, "") if formats else ""
+        # Not ``path.suffix``: a Path of each of thousands of files would cost more than the rest.
+        format_name = self._settings.formats.get(os.path.splitext(self.file_path)[1], "")
         path, timeout = self._get_path_in_tree(), self._get_timeout()
         return make_test(number, path, self.argv, self.metadata, timeout, format_name)
 

@@ -23,10 +23,14 @@ _HOOKS = (
 )
 #: Modules whose hooks do nothing for a program.  Reruns and timeouts are the plugin's own, by the
 #: settings of pytest-rerunfailures and pytest-timeout; markers are evaluated before a test is sent.
+#: pytest-metadata has no hooks for tests.
 _IRRELEVANT_MODULES = (
     "_pytest.", f"{__package__}.", "_hypothesis", "hypothesis", "xdist.", "pytest_rerunfailures",
     "pytest_timeout",
 )  # fmt: skip
+#: Modules whose hooks do nothing for a program unless an option is given.  That of pytest-html
+#: adds ``extras`` to reports, which only its own report shows.
+_IRRELEVANT_WITHOUT_OPTION = {"pytest_html.": "htmlpath"}
 
 
 class ProtocolHooks:
@@ -40,7 +44,9 @@ class ProtocolHooks:
         """Return whether another plugin or a conftest file takes part."""
         hooks = item.ihook
         if hooks not in self._listeners:
-            self._listeners[hooks] = any(_list_relevant(hooks, name) for name in _HOOKS)
+            self._listeners[hooks] = any(
+                _list_relevant(item.config, hooks, name) for name in _HOOKS
+            )
         return self._listeners[hooks]
 
     def call_setup_hooks(self, item: pytest.Item) -> tuple[BaseException | None, Sequence[object]]:
@@ -51,7 +57,7 @@ class ProtocolHooks:
         """
         hooks = item.ihook
         if hooks not in self._setup_hooks:
-            found = _list_relevant(hooks, "pytest_runtest_setup")
+            found = _list_relevant(item.config, hooks, "pytest_runtest_setup")
             self._setup_hooks[hooks] = [each for each in reversed(found) if not _is_wrapper(each)]
         implementations = self._setup_hooks[hooks]
         plugins = [each.plugin for each in implementations]
@@ -87,12 +93,17 @@ class HooksWithoutSetup:
         return manager.subset_hook_caller(name, others)
 
 
-def _list_relevant(hooks: Any, name: str) -> list[Any]:
+def _list_relevant(config: pytest.Config, hooks: Any, name: str) -> list[Any]:
     """Return the implementations of a hook that may do something for a program."""
+    irrelevant = _IRRELEVANT_MODULES + tuple(
+        module
+        for module, option in _IRRELEVANT_WITHOUT_OPTION.items()
+        if not config.getoption(option, None)
+    )
     return [
         each
         for each in getattr(hooks, name).get_hookimpls()
-        if not (each.function.__module__ or "").startswith(_IRRELEVANT_MODULES)
+        if not (each.function.__module__ or "").startswith(irrelevant)
     ]
 
 

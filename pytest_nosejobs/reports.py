@@ -251,9 +251,9 @@ class _ReportBuilder:
         self._attributes = {
             "nosejobs_host": host,
             "nosejobs_case": None,
-            "nosejobs_nodeid": item.nodeid,
+            "nosejobs_nodeid": self._nodeid,
             "nosejobs_program": item.program_id,
-            "nosejobs_item": item.nodeid,
+            "nosejobs_item": self._nodeid,
             "nosejobs_files": list(files),
             # The others are those of a case.
             "nosejobs_shared_properties": len(self._properties),

@@ -221,3 +221,50 @@ def test_a_finished_testcase_takes_less_than_its_limit(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert sizes[1] - sizes[0] < count * MAX_BYTES
+
+
+#: Names of elements and attributes; those with a namespace are declared at the root.
+NAMES = ("testcase", "property", "a-b", "with:prefix")
+NAMESPACED = ("{urn:x}name", "{http://www.w3.org/XML/1998/namespace}lang")
+
+
+def _make_random_element(rng: random.Random, names: tuple[str, ...], depth: int = 3) -> Any:
+    element = ElementTree.Element(rng.choice(names))
+    texts = [each for each in ODD_TEXTS if "\ud800" not in each]
+    for _ in range(rng.randrange(4)):
+        element.set(rng.choice(names), rng.choice(texts))
+    element.text, element.tail = rng.choice([None, *texts]), rng.choice([None, None, *texts])
+    if depth:
+        for _ in range(rng.randrange(4)):
+            element.append(_make_random_element(rng, names, depth - 1))
+    if not rng.randrange(10):
+        element.append(ElementTree.Comment("a comment"))
+    return element
+
+
+@pytest.mark.parametrize("names", [NAMES, NAMES + NAMESPACED], ids=["plain", "namespaces"])
+def test_elements_are_serialized_as_by_element_tree(names: tuple[str, ...]) -> None:
+    seen_none = False
+    for seed in range(300):
+        rng = random.Random(seed)
+        elements = [_make_random_element(rng, names) for _ in range(rng.randrange(4))]
+        root = ElementTree.Element("root")
+        root.extend(elements)
+        expected = ElementTree.tostring(root, encoding="unicode")
+        content = testcase_storage.serialize_elements(elements)
+        if content is None:
+            assert "xmlns:" in expected.partition(">")[0]
+            seen_none = True
+        else:
+            inner = f"<root>{content}</root>" if content else "<root />"
+            assert inner == expected
+    assert seen_none == (names != NAMES)
+
+
+@pytest.mark.parametrize("value", [1, b"bytes", None])
+def test_values_that_are_no_strings_raise_as_in_element_tree(value: Any) -> None:
+    element = ElementTree.Element("testcase", {"name": value})
+    with pytest.raises(TypeError):
+        ElementTree.tostring(element, encoding="unicode")
+    with pytest.raises(TypeError):
+        testcase_storage.serialize_elements([element])

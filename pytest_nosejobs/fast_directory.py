@@ -19,7 +19,8 @@ from _pytest.pathlib import scandir
 #: Modules whose implementations of these hooks are known, by hook.
 _KNOWN_MODULES = {
     "pytest_collect_directory": ("_pytest.main", "_pytest.python"),
-    "pytest_ignore_collect": ("_pytest.main",),
+    # That of Hypothesis is for one folder, and folders are always offered to it.
+    "pytest_ignore_collect": ("_pytest.main", "_hypothesis_pytestplugin"),
     "pytest_collect_file": ("_pytest.python", "_pytest.doctest"),
 }
 #: Suffixes of files that pytest's own plugins take.

@@ -113,7 +113,19 @@ def test_who_else_has_a_say_is_asked(project: Project, name: str) -> None:
         assert "sub/test_b.sh" not in paths
 
 
-@pytest.mark.parametrize("options", [(), (_HOST,)], ids=["here", "on hosts"])
+def test_the_folder_of_hypothesis_is_ignored(project: Project) -> None:
+    project.ini("norecursedirs = build")
+    project.add(".hypothesis/test_h.sh")
+    paths = _same(project, "-p", "_hypothesis_pytestplugin", "-W", "ignore")
+    assert ".hidden/test_f.sh" in paths
+    assert ".hypothesis/test_h.sh" not in paths
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), (_HOST,), ("-p", "_hypothesis_pytestplugin")],
+    ids=["here", "on hosts", "with Hypothesis"],
+)
 def test_with_nobody_else_the_quick_way_is_taken(
     project: Project, options: tuple[str, ...]
 ) -> None:

@@ -33,7 +33,7 @@ _PLUGINS = {
     "timeout": ("-p", "pytest_timeout", "--timeout=60"),
     "xdist": ("-p", "xdist.plugin", "-p", "xdist.looponfail"),
 }
-#: What differs between any two runs: times.
+#: Times, which differ between any two runs.
 _VARYING = re.compile(r"\d+(\.\d+)? ?m?s\b|time=\S+")
 
 

@@ -37,7 +37,9 @@ def tests(tmp_path: Path) -> Path:
 @pytest.fixture
 def guarded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobClient]:
     """Yield a client that reaches this machine by a command that stands for ssh."""
-    write_script(folder / "bin", "ssh", 'for last; do :; done\nexec sh -c "$last"')
+    # The limit of ssh's error file is not for the host, which sshd would start.
+    script = 'ulimit -f unlimited\nfor last; do :; done\nexec sh -c "$last"'
+    write_script(folder / "bin", "ssh", script)
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
     (spec,) = hosts.parse_specs([f"ssh=there//python={sys.executable}"], {})
     with JobClient(spec) as client:

@@ -37,10 +37,17 @@ def may_begin(builds_every_change: bool, places: int, is_idle: bool) -> bool:
     """Return whether a new build may begin.
 
     A source that builds only the newest change waits until there is a free place, so that newer
-    changes can supersede this one.  It does not wait if nothing runs and nothing needs a host
-    (``is_idle``): then no event would end the wait.
+    changes can supersede this one.  It does not wait if nothing runs and nothing needs a host that
+    there can be (``is_idle``): then no event would end the wait.
     """
     return builds_every_change or places > 0 or is_idle
+
+
+def select_possible(
+    requests: Iterable[RequestHosts], loads: Sequence[HostLoad], pools: Sequence[Pool]
+) -> list[RequestHosts]:
+    """Return the requests that can be placed, now or later."""
+    return [request for request in requests if not _never_placed(request, loads, pools)]
 
 
 def place_runs(

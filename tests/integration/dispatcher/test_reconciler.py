@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping, Set
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from sqlalchemy import Connection, Engine
 from dispatcher.builds.blob_store import BlobStore
 from dispatcher.builds.checkout_cache import CheckoutCache
 from dispatcher.builds.source_watcher import SourceWatcher
-from dispatcher.configuration.settings import Settings, Source
+from dispatcher.configuration.settings import Pool, Settings, Source
 from dispatcher.hosts.job_builder import JobBuilder
 from dispatcher.hosts.result_recorder import ResultRecorder
 from dispatcher.model import (
@@ -420,6 +421,25 @@ def test_a_stage_that_waits_for_hosts_names_what_it_needs(dispatcher: SteppedDis
     dispatcher.reconciler.step()
     assert [job.host for job in dispatcher.planned_jobs()] == ["h3"]
     assert dispatcher.run_details() == {"unit": ""}
+
+
+def test_a_stage_that_can_never_be_placed_keeps_no_other_build_waiting(
+    dispatcher: SteppedDispatcher,
+) -> None:
+    """A pool without hosts brings up one for the next build only when that has begun."""
+    dispatcher.settings = replace(dispatcher.settings, pools=(Pool("here", max_hosts=2),))
+    dispatcher.start()
+    with dispatcher.store.write() as connection:
+        for name in ("h1", "h2"):
+            hosts.mark_down(connection, name, "no answer")
+    write_config(dispatcher, stage_toml("unit", 'labels = ["gpu"]'))
+    dispatcher.poll_and_step()
+    assert dispatcher.run_details()["unit"].startswith("can never be placed")
+    write_config(dispatcher, stage_toml("unit"))
+    dispatcher.source.revision = "2" * 40
+    dispatcher.poll_and_step()
+    assert dispatcher.build_detail(2).view.build.state is BuildState.BUILT
+    assert [each.missing for each in dispatcher.last_result.unplaced] == [1]
 
 
 def test_a_build_command_is_lost_once_then_given_up(dispatcher: SteppedDispatcher) -> None:

@@ -42,7 +42,10 @@ def run(settings: Settings, say: Callable[[str], None]) -> None:
         say("next: nosejobs builds, nosejobs hosts; Ctrl-C stops the dispatcher")
         wait_for_signal()
         say("stopping; Ctrl-C again ends the process at once")
-    say("stopped; running jobs continue and are harvested after the next start")
+    say(
+        "stopped; running jobs continue and are harvested after the next start"
+        + ("; those of local pools start again" if settings.pools else "")
+    )
 
 
 def tune_process() -> None:

@@ -290,6 +290,8 @@ def _raise_syntax_error(name: str, text: str, message: str) -> NoReturn:
     line = text.count("\n") + 1
     if match:
         message, line = match[1], int(match[2] or line)
+    if message == "Invalid value":
+        message += ": not TOML (text needs quotes)"
     raise InvalidConfig(f"{name}:{line}: {shorten(message, 200)}") from None
 
 

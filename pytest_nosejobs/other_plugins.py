@@ -129,6 +129,16 @@ def set_execution_count(item: Any, count: int) -> None:
     item.execution_count = count
 
 
+def note_current_item(item: pytest.Item) -> None:
+    """Tell teamcity-messages which test runs; its own hook comes after ours, which ends the call.
+
+    Otherwise it would show the values that an earlier Python test has compared.
+    """
+    plugin: Any = getattr(item.config, "_teamcityReporting", None)
+    if plugin is not None:
+        plugin.current_test_item = item
+
+
 def _get_plugin(config: pytest.Config, name: str, module: str = "") -> Any:
     """Return a plugin by the name of its entry point, or of its module if loaded by ``-p``."""
     manager = config.pluginmanager

@@ -217,6 +217,7 @@ class Plugin:
         """
         if not isinstance(item, ShellItem):
             return None
+        other_plugins.note_current_item(item)
         self.local_runner.run_protocol(item, nextitem)
         return True
 

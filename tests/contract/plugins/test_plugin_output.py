@@ -191,6 +191,18 @@ def test_teamcity_sees_each_test_begin_and_end(mode: str, run_with: RunWith) -> 
     assert compared == ["test_python.test_fail"]
 
 
+def test_teamcity_does_not_show_the_values_of_an_earlier_test(
+    hosts: list[str], project: SampleProject
+) -> None:
+    project.file("a/test_python.py", "def test_fail(): assert 1 == 2\n")
+    project.program("b/test_fail.sh", "sleep 1\nexit 3")
+    text = project.run("-p", "pytest-teamcity", "--teamcity", *hosts).stdout
+    failed = re.findall(r"testFailed ([^\n]*) name='([^']*)'", text)
+    assert sorted((name, "actual=" in attributes) for attributes, name in failed) == [
+        ("a.test_python.test_fail", True), ("b.test_fail_sh.test_fail", False),
+    ]  # fmt: skip
+
+
 # -- plugins that run, repeat, choose or order tests ---------------------------------
 
 

@@ -5,6 +5,7 @@
 Both need the plugin installed, not editable, so that their modules have bytecode.  It prints the
 median of each environment and the ratios to the first one, with their spread: of the collection of
 10 000 trivial scripts in 100 folders, with hosts and without, and of a run of 3000 on two slots.
+It is no benchmark of ``run.py``, which has only one environment.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def compare(
         )
 
 
-def main() -> None:
+def run_command() -> None:
     """Compare the environments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pythons", nargs="+", metavar="PYTHON")
@@ -106,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command()

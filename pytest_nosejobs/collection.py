@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
 from shell_runner.collection.programs import CollectionRules, InvalidTest, Program
+from shell_runner.errors import UsageError
 from shell_runner.text import escape_unprintable
 
 from . import pytest_internals
@@ -61,16 +62,6 @@ class BrokenFile(pytest.File):
         node = cls.from_parent(parent, path=path, nodeid=escape_unprintable(name))
         node.reason = reason
         return node
-
-
-def walk_files(folder: str, config: pytest.Config) -> Iterator[str]:
-    """Yield the files below ``folder``, without those of folders into which pytest does not go."""
-    patterns = config.getini("norecursedirs")
-    for path, folders, names in os.walk(folder):
-        folders[:] = [
-            each for each in folders if not any(fnmatch(each, pattern) for pattern in patterns)
-        ]
-        yield from (os.path.join(path, name) for name in sorted(names))
 
 
 class Collection:
@@ -135,29 +126,31 @@ class Collection:
 
     def register_all_tags(self) -> None:
         """Register the tags of all programs that the command line means, without collecting."""
-        base = self._config.invocation_params.dir
-        for arg in self._config.args:
-            path = os.path.abspath(base / arg.partition("::")[0])
-            files = [path] if os.path.isfile(path) else walk_files(path, self._config)
-            for file in files:
-                name = file.removeprefix(self._prefix).replace(os.sep, "/")
-                program = self._rules.classify(file, name, file == path)
-                if isinstance(program, Program):
-                    self._register_tags(program)
+        from shell_runner.collection.tree_walker import TreeWalker  # needed for this only
+
+        walker = TreeWalker(self._config.rootpath, self._rules)
+        for path in self._list_argument_paths():
+            with contextlib.suppress(UsageError):  # it has no program
+                for run in walker.find([path]).runs:
+                    self._register_tags(run.program)
 
     def get_uncollected(self) -> dict[str, str]:
         """Return why files below the folders of the command line look like tests and are none.
 
         For a file that is named there, pytest also offers the others of its folder.
         """
-        base = self._config.invocation_params.dir
-        folders = [os.path.abspath(base / arg.partition("::")[0]) for arg in self._config.args]
-        prefixes = tuple(os.path.join(folder, "") for folder in folders if os.path.isdir(folder))
+        folders = filter(os.path.isdir, self._list_argument_paths())
+        prefixes = tuple(os.path.join(folder, "") for folder in folders)
         return {
             escape_unprintable(path.removeprefix(self._prefix)): reason
             for path, reason in sorted(self._uncollected.items())
             if path.startswith(prefixes)
         }
+
+    def _list_argument_paths(self) -> list[str]:
+        """Return the files and folders that the command line names."""
+        base = self._config.invocation_params.dir
+        return [os.path.abspath(base / arg.partition("::")[0]) for arg in self._config.args]
 
     def _make_node(
         self, path: str, parent: pytest.Collector, program: Program, named: bool

@@ -37,8 +37,8 @@ class OutcomeReporter:
 
     # -- before a test is sent ----------------------------------------------------
 
-    def is_skipped(self, item: ShellItem) -> bool:
-        """Report ``item`` if a marker skips it; return whether one does.
+    def skip_by_marker(self, item: ShellItem) -> bool:
+        """Report ``item`` as skipped if a marker says so; return whether one does.
 
         Evaluates the item's markers, on which ``reruns.count_attempts`` relies.
         """

@@ -140,7 +140,7 @@ class RemoteRun:
         """
         waiting, held = [], []
         for number, item in self._items.items():
-            if self._outcomes.is_skipped(item):
+            if self._outcomes.skip_by_marker(item):
                 continue
             if not self._outcomes.is_ready(item):
                 held.append(number)

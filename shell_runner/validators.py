@@ -273,8 +273,13 @@ def shorten(content: str, maximum: int = MAX_SHOWN_CHARS) -> str:
 
 def format_suggestion(word: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?``, or the list of known words."""
+    names = sorted(known)
+    return format_similar(word, names) or f"; known: {', '.join(names)}"
+
+
+def format_similar(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?``, or nothing if no known word is similar."""
     import difflib  # needed for errors only
 
-    names = sorted(known)
-    close = difflib.get_close_matches(word[:MAX_SHOWN_CHARS], names, 1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
+    close = difflib.get_close_matches(word[:MAX_SHOWN_CHARS], sorted(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -40,7 +40,7 @@ _NEXT_COMMANDS = {
     "gated": "nosejobs approve {0} {1}",
     "held": "nosejobs approve {0} {1}",
     "canceled": "nosejobs rerun {0} {1}",
-    # It begins by itself once there are hosts; only a run that is given up needs a command.
+    # The run begins once there are hosts; only one that is given up needs a command.
     "never placed": "nosejobs cancel {0} {1}",
     "running": "nosejobs logs -f {0} {1}",
 }
@@ -138,7 +138,7 @@ def _format_reason(stage: JsonObject, hosts: Sequence[str], tagged: Mapping[str,
         return f"no tag: {', '.join(missing)} has none" if missing else "its tag was revoked"
     detail = "" if _TEST_COUNT_DETAIL.fullmatch(run["detail"]) else str(run["detail"])
     if _NEVER_PLACED in detail:
-        # It names all hosts and what to do, which is below the table.
+        # The rest of the detail, about all hosts and what to do, is shown below the table.
         before, _, reason = detail.partition(_NEVER_PLACED)
         return before + _NEVER_PLACED + reason.partition(";")[0]
     return detail.removeprefix(f"{hosts[0]}: ") if len(hosts) == 1 else detail

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from shell_runner.config import CONFIG_FILE_NAME
 from shell_runner.text import format_count, pluralize, shorten_list
-from shell_runner.validators import format_suggestion
+from shell_runner.validators import format_similar
 
 from ..model import BUILD, Host
 from .settings import FILE_NAME, Pool, Settings
@@ -100,6 +100,5 @@ def _unknown_labels(
     known.update(label for pool in pools for label in pool.labels)
     for label in labels:
         if label not in known:
-            hint = format_suggestion(label, known)
-            similar = hint if hint.startswith("; did you mean") else ""
-            yield f"nothing has the label {label!r}{similar.replace('; ', ', ')}"
+            similar = format_similar(label, known).replace("; ", ", ")
+            yield f"nothing has the label {label!r}{similar}"

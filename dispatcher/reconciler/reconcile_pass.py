@@ -98,21 +98,23 @@ class ReconcilePass:
 
     def _begin(self, new: Iterable[BuildRows]) -> None:
         unlimited = {each.name for each in self._settings.sources if each.bursts == "every"}
+        requests = self._writer.requests
+        possible = self._select_possible(requests)
         places = placement_actions.free_places(self._hosts, self._settings.queue)
-        places -= sum(request.placement.count for request in self._possible_requests())
+        places -= sum(request.placement.count for request in possible)
         for rows in new:
-            is_idle = not (self._has_open_jobs or self._possible_requests())
+            is_idle = not (self._has_open_jobs or possible)
             if placement_actions.may_begin(rows.source in unlimited, places, is_idle):
+                known = len(requests)
                 self._advance(rows)
+                possible += self._select_possible(requests[known:])
                 places -= 1
             else:
                 self.memory.settled[rows.build.id] = rows
 
-    def _possible_requests(self) -> list[RequestHosts]:
-        """Return the requests whose builds keep others waiting: for some there is never a host."""
-        return placement_actions.select_possible(
-            self._writer.requests, self._hosts, self._settings.pools
-        )
+    def _select_possible(self, requests: Iterable[RequestHosts]) -> list[RequestHosts]:
+        """Return the requests that keep other builds waiting: for some there is never a host."""
+        return placement_actions.select_possible(requests, self._hosts, self._settings.pools)
 
     def _advance(self, rows: BuildRows) -> None:
         number = rows.build.id

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Request
 from sqlalchemy import Connection
 from starlette.exceptions import HTTPException
 
@@ -24,20 +24,14 @@ from ..store import StoreError, audit
 from . import schemas
 from .errors import NotFound
 from .parameters import (
-    PROBLEM_RESPONSES,
-    ROOT,
     HostName,
     RowNumber,
     ShortName,
     context_of,
-    refuse_unknown_parameters,
+    make_router,
 )
 
-routes = APIRouter(
-    prefix=ROOT,
-    responses=PROBLEM_RESPONSES,
-    dependencies=[Depends(refuse_unknown_parameters)],
-)
+routes = make_router()
 
 
 def _perform(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection
 
 from shell_runner.errors import UsageError
-from shell_runner.validators import format_suggestion
+from shell_runner.validators import format_similar
 
 from ..configuration import pipeline
 from ..model import GOOP
@@ -49,6 +49,5 @@ def _check_name(kind: str, name: str, known: Sequence[str]) -> None:
     shown = repr(name[:_MAX_NAME_CHARS])
     if not known:
         raise UsageError(f"there is no {kind} {shown}; there is none yet")
-    close = format_suggestion(name, known)
-    hint = close if "did you mean" in close else ""
+    hint = format_similar(name, known)
     raise UsageError(f"there is no {kind} {shown}{hint}\n  {kind}s: {', '.join(known)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy import Connection
 
@@ -16,19 +16,13 @@ from .. import model
 from ..store import jobs
 from .errors import NotFound
 from .parameters import (
-    PROBLEM_RESPONSES,
-    ROOT,
     Context,
     JobId,
     context_of,
-    refuse_unknown_parameters,
+    make_router,
 )
 
-routes = APIRouter(
-    prefix=ROOT,
-    responses=PROBLEM_RESPONSES,
-    dependencies=[Depends(refuse_unknown_parameters)],
-)
+routes = make_router()
 
 LogOffset = Annotated[
     str | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any, Protocol
 
-from fastapi import Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 
 from shell_runner.errors import UsageError
 from shell_runner.text import shorten_list
@@ -94,7 +94,16 @@ class Context:
 _MAX_NAMED_PARAMETERS, _MAX_NAME_CHARS = 5, 60
 
 
-async def refuse_unknown_parameters(request: Request) -> None:
+def make_router() -> APIRouter:
+    """Return a router for a part of the API, with what all of its routes have in common."""
+    return APIRouter(
+        prefix=ROOT,
+        responses=PROBLEM_RESPONSES,
+        dependencies=[Depends(_refuse_unknown_parameters)],
+    )
+
+
+async def _refuse_unknown_parameters(request: Request) -> None:
     """Raise UsageError if the URL has a parameter that the route does not have.
 
     A parameter that is misspelled would else be ignored, and a list not be filtered.

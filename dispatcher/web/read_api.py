@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import Path, Query, Request, Response
 from pydantic import BaseModel, TypeAdapter
 from sqlalchemy import Connection
 
@@ -27,8 +27,6 @@ from .logs_api import find_job
 from .parameters import (
     CONDITIONAL_RESPONSES,
     MAX_LISTED_ROWS,
-    PROBLEM_RESPONSES,
-    ROOT,
     Before,
     Context,
     FilterText,
@@ -38,14 +36,10 @@ from .parameters import (
     ShortName,
     WaitSeconds,
     context_of,
-    refuse_unknown_parameters,
+    make_router,
 )
 
-routes = APIRouter(
-    prefix=ROOT,
-    responses=PROBLEM_RESPONSES,
-    dependencies=[Depends(refuse_unknown_parameters)],
-)
+routes = make_router()
 #: Maximum number of failed tests of a job in the details of a build.
 _MAX_FAILURES_PER_JOB = 100
 

@@ -53,7 +53,7 @@ class NastyPlace:
     def build_command(self, run: NastyRun) -> list[str]:
         """Return the command that executes the command of a run here."""
         if not self.agent:
-            # What pytest writes belongs to the user, too.
+            # The files that pytest writes belong to the user, too.
             run.xml.touch()
             if self.user:
                 subprocess.run(["chown", self.user, run.xml], check=True)

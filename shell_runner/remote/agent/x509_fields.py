@@ -4,8 +4,8 @@ Reads DER; no signature is checked here, which is the part of TLS.  Must not kno
 """
 
 import base64
+import calendar
 import re
-import ssl
 import time
 from typing import Iterator, List, NamedTuple, Tuple
 
@@ -57,7 +57,7 @@ def read_not_after(certificate: bytes) -> float:
         raise ValueError("not a validity")
     tag, text = values[1]
     form = "%y%m%d%H%M%SZ" if tag == _UTC_TIME else "%Y%m%d%H%M%SZ"
-    return float(_to_timestamp(time.strptime(text.decode("ascii"), form)))
+    return float(calendar.timegm(time.strptime(text.decode("ascii"), form)))
 
 
 def read_key_purposes(certificate: bytes) -> List[bytes]:
@@ -131,7 +131,3 @@ def _parse_der(data: bytes) -> Iterator[_Value]:
             raise ValueError("DER is cut")
         yield tag, data[at : at + length]
         at += length
-
-
-def _to_timestamp(moment: time.struct_time) -> int:
-    return ssl.cert_time_to_seconds(time.strftime("%b %d %H:%M:%S %Y GMT", moment))

@@ -104,7 +104,7 @@ def test_properties_are_where_the_style_says(reports: Path, name: str) -> None:
         ("tap/test_mixed::c: xpassed", "no reason given"),
         ("again/test_cases: flaky", "passed on attempt 3 of 3"),
     } <= {*suite}  # fmt: skip
-    # What all cases of a program share is there once.
+    # Properties that all cases of a program share appear once.
     assert len({key for key, _ in suite}) == len(suite)
 
 

@@ -323,7 +323,7 @@ def test_wait_waits_for_the_build_of_a_pushed_revision(
     assert messages.get(timeout=20).startswith("no build of abcdabcd yet; waiting for it")
     add(api, tree="")
     thread.join(20)
-    # It has no stages, so that it does not pass.
+    # The build has no stages, so that it does not pass.
     assert (done[0].exit_code, messages.qsize()) == (1, 0), done[0].output
     assert "build     1 of app" in done[0].stdout
     monkeypatch.setattr(common, "_MAX_BUILD_WAIT", 0.0)

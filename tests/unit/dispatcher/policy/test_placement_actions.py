@@ -102,7 +102,7 @@ def test_a_run_that_can_never_be_placed_takes_nothing_from_the_others() -> None:
     assert isinstance(shortage, NotifyPoolShortage)
     assert (shortage.unplaced.request, shortage.unplaced.missing) == (2, 0)
     assert waits.detail.startswith("needs 1 host with label gpu; none matches; p1 is starting")
-    # It is written once.
+    # The reason is written once.
     again = replace(too_many, run=replace(too_many.run, detail=never.detail))
     assert place_runs([again], [starting], 2, [pool], NOW) == []
 

@@ -7,7 +7,6 @@ host can run, and sources that are not there.
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +19,8 @@ from ..configuration.glob_patterns import compile_patterns
 from ..configuration.host_supply import list_configured_hosts, never_placed_reason
 from ..configuration.pipeline import Mode, PipelineConfig, Stage, build_as_stage
 from ..configuration.settings import Retention, Settings, Source
+from ..sources.git_command import SourceError
+from ..sources.git_source import list_branches
 
 #: Characters of a pattern, which need not match anything yet.
 _PATTERN_CHARS = "*?["
@@ -93,17 +94,10 @@ def _describe_source_error(source: Source, path: Path) -> str:
 
 def _list_branches(path: Path) -> list[str] | None:
     """Return the branches of a repository on this machine; None: it cannot be read."""
-    command = ["git", "ls-remote", "--heads", "--", str(path)]
     try:
-        listed = subprocess.run(
-            command, cwd="/", capture_output=True, timeout=_GIT_TIMEOUT, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
+        return [to_single_line(branch) for branch in list_branches(str(path), _GIT_TIMEOUT)]
+    except SourceError:
         return None
-    refs = (line.partition(b"\t")[2] for line in listed.stdout.splitlines())
-    return [
-        to_single_line(ref.removeprefix(b"refs/heads/").decode(errors="replace")) for ref in refs
-    ]
 
 
 def _local_path(source: Source) -> Path | None:

@@ -103,17 +103,10 @@ class GitSource:
 
         A branch that cannot be fetched keeps its last revision, and does not block the others.
         """
-        command = ("ls-remote", "--heads", "--", self.address)
         try:
-            output = run_git(
-                *command,
-                timeout=self._timeout,
-                max_bytes=_MAX_BRANCH_LIST_BYTES,
-                address=self.address,
-            )
+            remote = list_branches(self.address, self._timeout)
         except SourceError as error:
             raise SourceError(f"{hide_password(self.address)} cannot be read: {error}") from error
-        remote = _parse_refs(line.split(b"\t", 1) for line in output.splitlines())
         with self._lock:
             self._refused = {
                 branch: (revision, error)
@@ -345,6 +338,16 @@ def _check_revision(revision: str) -> str:
     if not is_revision(revision):
         raise SourceError(f"{escape_unprintable(revision)!r} is not a revision of a repository")
     return revision
+
+
+def list_branches(address: str, timeout: float) -> dict[str, str]:
+    """Return the revisions of a repository's branches, by branch; ``timeout``: seconds.
+
+    Raises SourceError if the repository cannot be read.
+    """
+    command = ("ls-remote", "--heads", "--", address)
+    output = run_git(*command, timeout=timeout, max_bytes=_MAX_BRANCH_LIST_BYTES, address=address)
+    return _parse_refs(line.split(b"\t", 1) for line in output.splitlines())
 
 
 def _without(heads: Mapping[str, str], branches: Collection[str]) -> dict[str, str]:

@@ -141,6 +141,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dispatcher/cli": {
         "dispatcher/builds",
         "dispatcher/configuration",
+        "dispatcher/sources",
         "dispatcher/up.py",
         "shell_runner",
         "shell_runner/cli",

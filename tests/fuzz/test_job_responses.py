@@ -13,17 +13,11 @@ from shell_runner.remote.protocol.fields import InvalidField
 from shell_runner.remote.protocol.job import JobConfig
 from shell_runner.remote.protocol.model import Case, Execution, ParsedOutput
 from shell_runner.remote.protocol.model import Test as Program
-from tests.helpers import fuzzing
+from tests.helpers import fuzzing, job_responses
+from tests.helpers.job_responses import ID
 from tests.helpers.json_mutation import change_json
 
-ID = "01234567-89ab-cdef-0123-456789abcdef"
-JOB: dict[str, Any] = {
-    "id": ID, "number": 1, "name": "n", "labels": ["l"], "priority": 0, "test_count": 1,
-    "state": "ready", "end_reason": "completed", "detail": "", "cancel_requested": False,
-    "waiting_reason": "", "submitted_at": 1.0, "ended_at": 2.0, "package_digest": "a" * 64,
-    "package_size": 3, "harvested_at": None, "attempts": 1, "phase": "ended",
-    "outcomes": {"failed": 1},
-}  # fmt: skip
+JOB: dict[str, Any] = {**job_responses.JOB, "outcomes": {"failed": 1}}
 FAILURE = Execution(0, exit_status=1, parsed=ParsedOutput("tap", [Case("a", "failed")]))
 ATTEMPT = {"id": ID, "number": 1, "phase": "ended", "detail": "", "started_at": 1, "ended_at": 2}
 REPORT: dict[str, Any] = {

@@ -37,6 +37,15 @@ class Project:
         """Write a file that is not executable."""
         return write_program(self.root / name, text, 0o644)
 
+    def wrap_makereport(self, *lines: str, more: str = "") -> None:
+        """Write a conftest file with a wrapper of makereport that runs ``lines``, and ``more``.
+
+        They know ``item``, ``call`` and the ``report``.
+        """
+        hook = ["@pytest.hookimpl(wrapper=True)", "def pytest_runtest_makereport(item, call):"]
+        body = [f"    {line}" for line in ("report = yield", *lines, "return report")]
+        self.file("conftest.py", "\n".join(["import pytest", *hook, *body, more]))
+
     def run(self, *arguments: str) -> pytest.RunResult:
         """Run pytest as a process, without input and without plugins except this one."""
         with pytest.MonkeyPatch.context() as patch:

@@ -144,15 +144,9 @@ def test_a_setup_hook_skips_a_program_before_it_runs(
 def test_a_hook_that_turns_a_failure_into_a_pass_has_the_last_word(
     project: Project, hosts: tuple[str, ...]
 ) -> None:
-    project.file(
-        "conftest.py",
-        "import pytest\n"
-        "@pytest.hookimpl(wrapper=True)\n"
-        "def pytest_runtest_makereport(item, call):\n"
-        "    report = yield\n"
-        "    if report.when == 'call' and report.failed:\n"
-        "        report.outcome, report.wasxfail = 'skipped', 'known'\n"
-        "    return report\n",
+    project.wrap_makereport(
+        "if report.when == 'call' and report.failed:",
+        "    report.outcome, report.wasxfail = 'skipped', 'known'",
     )
     project.add("cases.t", TAP)
     project.add("test_a.sh", "exit 1")
@@ -165,17 +159,11 @@ def test_a_hook_that_turns_a_failure_into_a_pass_has_the_last_word(
 def test_what_a_hook_adds_is_on_the_reports_of_cases(
     project: Project, hosts: tuple[str, ...]
 ) -> None:
-    project.file(
-        "conftest.py",
-        "import pytest\n"
-        "@pytest.hookimpl(wrapper=True)\n"
-        "def pytest_runtest_makereport(item, call):\n"
-        "    report = yield\n"
-        "    if report.when == 'call':\n"
-        "        report.extras = ['picture']\n"
-        "        report.user_properties.append(('owner', 'me'))\n"
-        "    return report\n"
-        "def pytest_runtest_logreport(report):\n"
+    project.wrap_makereport(
+        "if report.when == 'call':",
+        "    report.extras = ['picture']",
+        "    report.user_properties.append(('owner', 'me'))",
+        more="def pytest_runtest_logreport(report):\n"
         "    if report.when == 'call':\n"
         "        owners = [value for name, value in report.user_properties if name == 'owner']\n"
         "        with open('seen', 'a') as file:\n"

@@ -119,16 +119,10 @@ def test_marks_of_a_conftest_are_honored(project: Project, hosts: tuple[str, ...
 
 
 def test_a_makereport_wrapper_sees_the_same_reports(project: Project) -> None:
-    project.file(
-        "conftest.py",
-        "import pytest\n"
-        "@pytest.hookimpl(wrapper=True)\n"
-        "def pytest_runtest_makereport(item, call):\n"
-        "    report = yield\n"
-        "    with open('seen', 'a') as file:\n"
-        "        print(item.name, report.when, report.outcome, call.excinfo is None, file=file)\n"
-        "    report.user_properties.append(('seen', 'yes'))\n"
-        "    return report\n",
+    project.wrap_makereport(
+        "with open('seen', 'a') as file:",
+        "    print(item.name, report.when, report.outcome, call.excinfo is None, file=file)",
+        "report.user_properties.append(('seen', 'yes'))",
     )
     for name, text in {"test_a": "", "test_b": "exit 1", "test_c": "exit 77"}.items():
         project.add(name, text)

@@ -18,19 +18,12 @@ from shell_runner.jobs import session
 from shell_runner.jobs.client import JobClient
 from shell_runner.jobs.log_position import LogPosition
 from shell_runner.remote.protocol import frames as wire
+from tests.helpers.job_responses import ID, JOB
 
 HOST = HostSpec("h1", "ssh", 1, address="h1")
-ID = "01234567-89ab-cdef-0123-456789abcdef"
 OTHER = "11234567-89ab-cdef-0123-456789abcdef"
 ESCAPE = "\x1b[2J\x1b]0;owned\x07\u202e\r"
 
-JOB: dict[str, Any] = {
-    "id": ID, "number": 1, "name": "n", "labels": ["l"], "priority": 0, "test_count": 1,
-    "state": "ready", "end_reason": "completed", "detail": "", "cancel_requested": False,
-    "waiting_reason": "", "submitted_at": 1.0, "ended_at": 2.0, "package_digest": "a" * 64,
-    "package_size": 3, "harvested_at": None, "attempts": 1, "phase": "ended",
-    "outcomes": {"passed": 1},
-}  # fmt: skip
 REPORT: dict[str, Any] = {
     **JOB, "jobs_ahead": 0, "attempt_reports": [], "failed": {"count": 0, "first": []},
     "config": {}, "build": None, "contents": ["tree", "a" * 64, 3, "t"], "worker_error": "",

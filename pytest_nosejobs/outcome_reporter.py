@@ -15,7 +15,7 @@ from shell_runner.remote.protocol.model import Execution, Problem, Test
 from shell_runner.run.events import Finished, describe_losses
 
 from . import markers, protocol_reports, pytest_internals, reports, reruns
-from .dependencies import DependencyOrder
+from .dependency_order import DependencyOrder
 from .items import RemoteResult, ShellItem
 from .leftover_warnings import warn_of_leftovers
 from .protocol_hooks import ProtocolHooks

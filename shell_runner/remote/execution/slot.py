@@ -22,7 +22,7 @@ from typing import Any, Deque, Dict, List, Optional, Sequence
 
 from ..files.copy_tree import copy_tree
 from ..files.session_dirs import remove_if_last_slot
-from ..formats.case_paths import remove_tree_path
+from ..formats.case_names import remove_tree_path
 from ..formats.output_parser import OutputParser, SessionFormats
 from ..processes import process_tree
 from ..protocol.frames import FrameDecoder, frame_encoded_message, frame_message, is_sendable

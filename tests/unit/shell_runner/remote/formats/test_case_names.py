@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.remote.formats.case_paths import remove_tree_path
+from shell_runner.remote.formats.case_names import remove_tree_path
 from shell_runner.remote.protocol.model import PASSED, Case, ParsedOutput
 
 

@@ -97,6 +97,8 @@ def blocks(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    if "ratio" not in rows[0]:
+        return [[*rows[0]], *([_number(value) for value in row.values()] for row in rows)]
     memory = "controller_rss" in rows[0]
     heads = ["what", *(f"{name} s" for name in _TIMES), "ratio", "ratio min-max", "cpu s"]
     cells = [[*heads, *(["controller MB", "below MB"] if memory else [])]]

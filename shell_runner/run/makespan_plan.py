@@ -1,4 +1,4 @@
-"""The plan for the end of a run: which pending test a host gets so that all hosts end early.
+"""The plan for the end of a run: which pending tests each host gets so that all end early.
 
 Pure.  The longest test goes to the host that ends it soonest, as in list scheduling by longest
 processing time first; a slow host may get nothing.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from .duration_estimator import DurationEstimator
-from .host_state import HostState
+from .host_state import HostState, HostStates
 
-#: Maximum number of tests times hosts for which a plan is made.
+#: Maximum number of tests times hosts, and slots, for which a plan is made.
 _MAX_PLAN_SIZE = 4096
 #: Hosts whose speeds differ by less than this factor are treated as equally fast.
 _EQUAL_SPEED_FACTOR = 1.1
@@ -21,35 +21,36 @@ _EQUAL_SPEED_FACTOR = 1.1
 _DEFAULT_SECONDS = 1.0
 
 
-def choose_test(
-    host: str,
-    pending: Sequence[int],
-    hosts: Mapping[str, HostState],
-    durations: DurationEstimator,
-    now: float,
-) -> int | None:
-    """Return the index in ``pending`` of the test that ``host`` gets next.
+def is_near_end(pending: Sequence[int], hosts: HostStates) -> bool:
+    """Return whether so few tests are pending on several hosts that a plan for all can be made."""
+    if len(hosts) < 2 or len(pending) * len(hosts) > _MAX_PLAN_SIZE:
+        return False
+    return len(pending) * len(hosts) + hosts.count_slots() <= _MAX_PLAN_SIZE
+
+
+def plan_tests(
+    pending: Sequence[int], hosts: HostStates, durations: DurationEstimator, now: float
+) -> dict[str, list[int]] | None:
+    """Return the tests that each host starts at once; the other tests wait for a faster host.
 
     ``pending``: tests, the longest at the end.  ``now``: seconds of the scheduler's clock.
-    Returns None if the other hosts end all of them sooner.
+    Returns None if no test should wait, since the hosts are equally fast.
     """
-    is_small = len(pending) * len(hosts) <= _MAX_PLAN_SIZE
-    if not is_small or len(hosts) < 2 or not hosts[host].free_slots:
-        return -1
     speeds = {name: durations.speed_factor(name) for name in hosts}
     if max(speeds.values()) < min(speeds.values()) * _EQUAL_SPEED_FACTOR:
-        return -1
+        return None
     ends = {name: _slot_ends(state, speeds[name], durations, now) for name, state in hosts.items()}
-    candidates = [name for name, state in hosts.items() if not state.has_serial_test]
-    for index in range(len(pending) - 1, -1, -1):
-        seconds = _expected_seconds(pending[index], durations)
-        best = min(
-            candidates, key=lambda name: (ends[name][0] + seconds * speeds[name], name != host)
-        )
-        if best == host and ends[host][0] <= now:
-            return index
+    # Of hosts that end a test at the same time, one with a free slot comes first.
+    order = dict.fromkeys([*hosts.list_free(), *hosts])
+    candidates = [name for name in order if not hosts[name].has_serial_test]
+    plan: dict[str, list[int]] = {}
+    for test in reversed(pending):
+        seconds = _expected_seconds(test, durations)
+        best = min(candidates, key=lambda name: ends[name][0] + seconds * speeds[name])
+        if ends[best][0] <= now:
+            plan.setdefault(best, []).append(test)
         heapq.heapreplace(ends[best], ends[best][0] + seconds * speeds[best])
-    return None
+    return plan
 
 
 def _slot_ends(

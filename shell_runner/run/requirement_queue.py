@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from .host_state import HostState
 from .requirements import NO_REQUIREMENTS, Requirements
@@ -20,6 +20,8 @@ class RequirementGroup:
 
     def __init__(self, requirements: Requirements) -> None:
         self.requirements = requirements
+        #: A lock that another test holds and for which all tests wait; empty if there is none.
+        self.blocking_lock = ""
         self.tests: list[int] = []
         self._ranks: list[float] = []
         self._sum = 0.0
@@ -54,7 +56,11 @@ class RequirementGroup:
 
 
 class RequirementQueue:
-    """The groups of waiting tests, heaviest first."""
+    """The groups of waiting tests, heaviest first.
+
+    A group that waits for a lock of the run is kept apart until that lock is released, so that
+    the search for a test does not pass over it each time.
+    """
 
     def __init__(
         self,
@@ -75,8 +81,9 @@ class RequirementQueue:
         self._serial_groups: list[RequirementGroup] = []
         self._other_groups: list[RequirementGroup] = []
         self._groups = {each: RequirementGroup(each) for each in self._requirements.values()}
-        self._held_locks: set[str] = set()
-        #: Whether a lock or a host has become free since this was last set to False.
+        #: The groups that wait for each lock of the run that is held.
+        self._blocked_groups: dict[str, list[RequirementGroup]] = {}
+        #: Whether a lock for which tests wait was released since this was last set to False.
         self.has_released = False
         for test in tests:
             if test in self._requirements:
@@ -90,7 +97,7 @@ class RequirementQueue:
 
     @property
     def has_waiting(self) -> bool:
-        """Return whether tests with requirements wait."""
+        """Return whether tests with requirements wait, as far as no held lock is known."""
         return bool(self._other_groups or self._serial_groups)
 
     def labels(self, test: int) -> frozenset[str]:
@@ -117,7 +124,7 @@ class RequirementQueue:
         self._remove(group)
         test = group.pop()
         self._insert(group)
-        self._held_locks |= group.requirements.locks
+        self._blocked_groups.update((lock, []) for lock in group.requirements.locks)
         host.held_locks |= group.requirements.host_locks
         host.has_serial_test = group.requirements.serial
         return test
@@ -126,9 +133,15 @@ class RequirementQueue:
         """Release what ``test`` holds on ``host``, if anything."""
         required = self._requirements.get(test)
         if required is not None and required.is_exclusive:
-            self._held_locks -= required.locks
             host.held_locks -= required.host_locks
             host.has_serial_test = False
+            for lock in required.locks:
+                self._release_lock(lock)
+
+    def _release_lock(self, lock: str) -> None:
+        for group in self._blocked_groups.pop(lock):
+            group.blocking_lock = ""
+            self._insert(group)
             self.has_released = True
 
     def remove_unmet(self, hosts: Iterable[frozenset[str]]) -> list[int]:
@@ -138,7 +151,7 @@ class RequirementQueue:
         """
         host_labels = list(hosts)
         removed: list[int] = []
-        for group in (*self._serial_groups, *self._other_groups):
+        for group in self._list_groups():
             labels = group.requirements.labels
             if any(labels <= each for each in host_labels):
                 continue
@@ -150,27 +163,45 @@ class RequirementQueue:
     def clear(self) -> list[int]:
         """Remove and return all waiting tests in the order in which they would be sent."""
         waiting: list[int] = []
-        for group in (*self._serial_groups, *self._other_groups):
+        for group in self._list_groups():
+            self._remove(group)
             while group.tests:
                 waiting.append(group.pop())
-        self._serial_groups.clear()
-        self._other_groups.clear()
         return waiting
 
+    def _list_groups(self) -> list[RequirementGroup]:
+        """Return all groups in the order in which they would be sent."""
+        groups = [*self._serial_groups, *self._other_groups]
+        for blocked in self._blocked_groups.values():
+            groups += blocked
+        return sorted(groups, key=lambda each: (not each.requirements.serial, -each.weight))
+
     def _find_heaviest(
-        self, groups: Iterable[RequirementGroup], host: HostState
+        self, groups: Sequence[RequirementGroup], host: HostState
     ) -> RequirementGroup | None:
+        blocked: list[RequirementGroup] = []
+        heaviest = None
         for group in groups:
             required = group.requirements
-            if (
-                required.labels <= host.labels
-                and self._held_locks.isdisjoint(required.locks)
-                and host.held_locks.isdisjoint(required.host_locks)
-            ):
-                return group
-        return None
+            if not self._blocked_groups.keys().isdisjoint(required.locks):
+                blocked.append(group)
+            elif required.labels <= host.labels and host.held_locks.isdisjoint(required.host_locks):
+                heaviest = group
+                break
+        for group in blocked:
+            self._block(group)
+        return heaviest
+
+    def _block(self, group: RequirementGroup) -> None:
+        """Set a group apart, one of whose locks is held."""
+        lock = next(each for each in group.requirements.locks if each in self._blocked_groups)
+        self._remove(group)
+        group.blocking_lock = lock
+        self._blocked_groups[lock].append(group)
 
     def _list_for(self, group: RequirementGroup) -> list[RequirementGroup]:
+        if group.blocking_lock:
+            return self._blocked_groups[group.blocking_lock]
         return self._serial_groups if group.requirements.serial else self._other_groups
 
     def _insert(self, group: RequirementGroup) -> None:
@@ -180,3 +211,4 @@ class RequirementQueue:
     def _remove(self, group: RequirementGroup) -> None:
         if group.tests:
             self._list_for(group).remove(group)
+            group.blocking_lock = ""

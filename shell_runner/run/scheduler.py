@@ -20,8 +20,8 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 
 from .commands import Command, GiveUp, RequirementUnmet, Return, Send
 from .duration_estimator import DurationEstimator
-from .host_state import HostState
-from .makespan_plan import choose_test
+from .host_state import HostState, HostStates
+from .makespan_plan import is_near_end, plan_tests
 from .requirement_queue import RequirementGroup, RequirementQueue
 from .requirements import Requirements
 
@@ -73,12 +73,17 @@ class Scheduler:
         self._expected = {name: frozenset(labels) for name, labels in (hosts or {}).items()}
         #: Labels of the hosts that were connected and will not return.
         self._lost: dict[str, frozenset[str]] = {}
-        self._hosts: dict[str, HostState] = {}
+        self._hosts = HostStates()
         self._return_requests: dict[int, int] = {}
         self._lost_with: dict[int, tuple[str, ...]] = {}
         self._max_lost = max_lost
         #: The number of tests that have not ended.
         self.open_tests = len(order)
+        #: The number of tests that hosts have been sent and have not finished.
+        self._assigned_tests = 0
+        #: The tests that each host starts at once near the end; None: the hosts are equally fast.
+        self._plan: dict[str, list[int]] | None = None
+        self._is_plan_current = False
 
     # -- events -------------------------------------------------------------------
 
@@ -93,14 +98,15 @@ class Scheduler:
     def add_host(self, host: str, slots: int, latency: float = 0.0) -> list[Command]:
         """Note that a host is ready.  ``latency``: seconds of a round trip."""
         labels = self._expected.setdefault(host, self._lost.pop(host, frozenset()))
-        self._hosts[host] = HostState(slots, latency, labels)
+        self._hosts.add(host, HostState(slots, latency, labels))
         return self.fill(host)
 
     def add_test(self, test: int) -> list[Command]:
         """Add a test that had to wait for the results of others."""
         self.open_tests += 1
         self._enqueue(test)
-        return self._reject_unmet() + self.fill_all()
+        commands = self._reject_unmet() if test in self._constrained else []
+        return commands + self.fill_all()
 
     def finish_test(self, host: str, test: int, seconds: float, rerun: bool = False) -> bool:
         """Note that ``host`` has finished ``test`` after ``seconds``.
@@ -110,8 +116,7 @@ class Scheduler:
         """
         if not self.is_assigned(host, test):
             return False
-        self._hosts[host].remove(test, self._now)
-        self._constrained.release(test, self._hosts[host])
+        self._unassign(host, test)
         self.durations.add_result(host, test, seconds)
         if rerun:
             self._enqueue(test)
@@ -126,17 +131,23 @@ class Scheduler:
         """
         for test in reversed(tests):
             if self.is_assigned(host, test) and test in self._hosts[host].requested_back:
-                self._hosts[host].remove(test, self._now)
-                self._constrained.release(test, self._hosts[host])
+                self._unassign(host, test)
                 self._enqueue(test)
         return self.fill_all()
+
+    def _unassign(self, host: str, test: int) -> None:
+        state = self._hosts[host]
+        state.remove(test, self._now)
+        self._assigned_tests -= 1
+        self._constrained.release(test, state)
+        self._hosts.note_change(host)
 
     def remove_host(self, host: str, can_reopen: bool = False) -> list[Command]:
         """Note that a host is lost: its tests go elsewhere, or are given up.
 
         ``can_reopen``: tests that require its labels wait for it.
         """
-        state = self._hosts.pop(host, None)
+        state = self._hosts.remove(host)
         labels = self._expected.get(host, frozenset())
         commands: list[Command] = []
         if not can_reopen:
@@ -144,6 +155,7 @@ class Scheduler:
             if state is not None:
                 self._lost[host] = labels
         if state is not None:
+            self._assigned_tests -= len(state.assigned)
             for test in state.assigned:
                 self._constrained.release(test, state)
             for test in reversed(state.assigned):
@@ -200,7 +212,8 @@ class Scheduler:
 
     def is_assigned(self, host: str, test: int) -> bool:
         """Return whether ``host`` has been sent ``test`` and has not finished it."""
-        return host in self._hosts and test in self._hosts[host].assigned
+        state = self._hosts.get(host)
+        return state is not None and test in state.assigned
 
     def assigned_tests(self, host: str) -> tuple[int, ...]:
         """Return the tests that ``host`` has been sent and has not finished."""
@@ -221,7 +234,7 @@ class Scheduler:
     @property
     def is_stuck(self) -> bool:
         """Return whether tests are open and no host has any of them."""
-        return self.open_tests > 0 and not any(host.assigned for host in self._hosts.values())
+        return self.open_tests > 0 and not self._assigned_tests
 
     # -- decisions ----------------------------------------------------------------
 
@@ -230,18 +243,36 @@ class Scheduler:
 
         If something has changed for other hosts, the commands include theirs.
         """
+        self._is_plan_current = False
         commands = self._fill_one(host)
         if self._constrained.has_released or self.is_holding_back:
-            return commands + self.fill_all()
+            commands += self._fill_free()
         return commands + self._rebalance()
 
     def fill_all(self) -> list[Command]:
         """Return the tests that each host gets now, idle hosts first."""
-        commands: list[Command] = []
-        self._constrained.has_released = self.is_holding_back = False
-        for host in sorted(self._hosts, key=lambda name: -self._hosts[name].free_slots):
+        self._is_plan_current = False
+        commands = self._fill_free()
+        for host in self._hosts:
+            if not self._has_waiting:
+                break
             commands += self._fill_one(host)
         return commands + self._rebalance()
+
+    def _fill_free(self) -> list[Command]:
+        """Return the tests that the hosts with free slots get now, idle hosts first."""
+        self._constrained.has_released = self.is_holding_back = False
+        commands: list[Command] = []
+        for host in self._hosts.list_free():
+            if not self._has_waiting:
+                break
+            commands += self._fill_one(host)
+        return commands
+
+    @property
+    def _has_waiting(self) -> bool:
+        """Return whether a test waits that is not blocked by a lock."""
+        return bool(self._pending) or self._constrained.has_waiting
 
     def _fill_one(self, host: str) -> list[Command]:
         state = self._hosts.get(host)
@@ -256,16 +287,40 @@ class Scheduler:
                     break
                 test = self._constrained.take(group, state)
             elif self._pending and self._has_room_for_test(state, self._pending[-1]):
-                index = choose_test(host, self._pending, self._hosts, self.durations, self._now)
-                if index is None:
-                    self.is_holding_back = True
+                pending = self._take_pending(host, state)
+                if pending is None:
                     break
-                test = self._pending.pop(index)
+                test = pending
             else:
                 break
             state.add(test, self.estimate(test), self._now)
             batch.append(test)
-        return [Send(host, tuple(batch))] if batch else []
+        if not batch:
+            return []
+        self._assigned_tests += len(batch)
+        self._hosts.note_change(host)
+        return [Send(host, tuple(batch))]
+
+    def _take_pending(self, host: str, state: HostState) -> int | None:
+        """Remove and return the next pending test for ``host``; None if it waits for another host.
+
+        Near the end, tests that start at once are planned; those that are sent ahead are not.
+        """
+        if not state.free_slots or not is_near_end(self._pending, self._hosts):
+            return self._pending.pop()
+        if not self._is_plan_current:
+            self._plan = plan_tests(self._pending, self._hosts, self.durations, self._now)
+            self._is_plan_current = True
+        if self._plan is None:
+            return self._pending.pop()
+        planned = self._plan.get(host, [])
+        while planned:
+            test = planned.pop(0)
+            if test in self._pending:
+                self._pending.remove(test)
+                return test
+        self.is_holding_back = True
+        return None
 
     def _next_group(self, host: HostState) -> RequirementGroup | None:
         """Return the group whose turn it is; None if it is the turn of the other tests."""
@@ -318,17 +373,17 @@ class Scheduler:
         """Request queued tests back, as many as other hosts have free slots for."""
         if self._pending or len(self._hosts) < 2:
             return []
-        requested = sum(len(state.requested_back) for state in self._hosts.values())
-        free = sum(state.free_slots for state in self._hosts.values()) - requested
-        if free <= 0:
+        free = self._hosts.count_unclaimed_slots()
+        host = self._hosts.find_longest_queue() if free > 0 else None
+        if host is None:
             return []
-        host = max(self._hosts, key=lambda name: len(self._hosts[name].queued))
         state = self._hosts[host]
         movable = [test for test in state.queued if self._may_move(test, state)]
         tests = tuple(movable[-free:])
         state.requested_back.update(tests)
         for test in tests:
             self._return_requests[test] = self._return_requests.get(test, 0) + 1
+        self._hosts.note_change(host)
         return [Return(host, tests)] if tests else []
 
     def _may_move(self, test: int, host: HostState) -> bool:

@@ -75,7 +75,9 @@ class RequirementQueue:
         unknown.
         """
         self._requirements = {
-            test: required for test, required in requirements.items() if required != NO_REQUIREMENTS
+            test: required
+            for test, required in requirements.items()
+            if required is not NO_REQUIREMENTS and required != NO_REQUIREMENTS
         }
         self._rank = rank
         self._serial_groups: list[RequirementGroup] = []

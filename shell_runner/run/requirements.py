@@ -35,6 +35,8 @@ NO_REQUIREMENTS = Requirements()
 
 def read_requirements(metadata: Metadata) -> Requirements:
     """Return the part of a test's metadata that matters for scheduling."""
+    if not (metadata.locks or metadata.serial or metadata.requires):
+        return NO_REQUIREMENTS
     return Requirements(
         locks=frozenset(name for name in metadata.locks if not name.startswith(HOST_LOCK_PREFIX)),
         host_locks=frozenset(host_locks(metadata)),

@@ -452,6 +452,7 @@ def measure_seconds(work: Callable[[], object]) -> float:
 LARGE, LITTLE_DISK, LITTLE_MEMORY = 2 << 30, 64 << 20, 400 << 20
 
 
+@pytest.mark.timeout(600)  # it packs and unpacks 2 GiB three times
 def test_a_sparse_build(tmp_path: Path) -> None:
     """A build of 2 GiB with holes needs little memory and disk, as folder, tar file and tar.gz."""
     with job_hosts.isolate_state(tmp_path):

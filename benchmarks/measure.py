@@ -257,8 +257,17 @@ class Contender:
         return Run(**{**vars(done), "found": self.check()})
 
 
+_chosen_rounds: list[int] = []
+
+
+def set_rounds(rounds: int | None) -> None:
+    """Let all benchmarks run this many rounds instead of their own number; None: their own."""
+    _chosen_rounds[:] = [] if rounds is None else [rounds]
+
+
 def in_turn(contenders: Sequence[Contender], rounds: int) -> dict[str, list[Run]]:
     """Run all contenders in turn, round by round."""
+    rounds = next(iter(_chosen_rounds), rounds)
     runs: dict[str, list[Run]] = {each.name: [] for each in contenders}
     for number in range(rounds):
         for each in contenders:
@@ -374,6 +383,21 @@ def pytest(*arguments: str, plugins: Sequence[str] = ("nosejobs",)) -> list[str]
     """Return the command line of a pytest that loads these plugins and no others."""
     chosen = [word for name in plugins for word in ("-p", name)]
     return [sys.executable, "-m", "pytest", *chosen, *arguments]
+
+
+#: Plugins that users have beside ours: module names for a check, and names for ``-p``.
+COMMON_PLUGINS: Mapping[str, tuple[str, ...]] = {
+    "xdist": ("xdist",),
+    "pytest_timeout": ("timeout",),
+    "pytest_rerunfailures": ("rerunfailures",),
+    "pytest_metadata": ("metadata",),
+    "pytest_html": ("html",),
+}
+
+
+def list_common_plugins() -> list[str]:
+    """Return the names for ``-p`` of those common plugins that are installed."""
+    return [each for name, names in COMMON_PLUGINS.items() if has_module(name) for each in names]
 
 
 def write_script(path: Path, body: str) -> None:

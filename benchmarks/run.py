@@ -16,10 +16,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import measure
 import report
 
 _HERE = Path(__file__).resolve().parent
-_PARTS = ("run", "measure", "report")
+_PARTS = ("run", "measure", "report", "compare")
 
 
 def discover() -> dict[str, ModuleType]:
@@ -43,6 +44,7 @@ def _arguments(names: list[str]) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(names)}, or all")
     parser.add_argument("--list", action="store_true", help="name the benchmarks and end")
     parser.add_argument("--smoke", action="store_true", help="small and quick: does it work?")
+    parser.add_argument("--rounds", type=int, metavar="N", help="instead of a benchmark's own")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE",
@@ -64,6 +66,7 @@ def main() -> int:
         for name, module in benchmarks.items():
             print(f"{name.ljust(width)}  {summary(module)}")
         return 0
+    measure.set_rounds(chosen.rounds)
     every = not chosen.names or "all" in chosen.names
     names = list(benchmarks) if every else list(dict.fromkeys(chosen.names))
     facts = report.machine()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -21,33 +22,42 @@ _HOOKS = (
     "pytest_runtest_makereport",
     "pytest_exception_interact",
 )
-#: Modules whose hooks do nothing for a program.  Reruns and timeouts are the plugin's own, by the
-#: settings of pytest-rerunfailures and pytest-timeout; markers are evaluated before a test is sent.
-#: pytest-metadata has no hooks for tests.
+#: Modules whose hooks do nothing for a program, by what they do.
 _IRRELEVANT_MODULES = (
-    "_pytest.", f"{__package__}.", "_hypothesis", "hypothesis", "xdist.", "pytest_rerunfailures",
-    "pytest_timeout",
+    "_pytest.", f"{__package__}.",
+    "_hypothesis", "hypothesis", "pytest_bdd.",  # reports of their own Python tests
+    "pytest_benchmark.", "pytest_check.",  # a fixture, which a program cannot use
+    "pytest_randomly",  # seeds of Python's generators in this process
+    # Reruns and timeouts are the plugin's own, by the settings of these plugins.
+    "pytest_rerunfailures", "pytest_timeout",
+    "xdist.",
 )  # fmt: skip
 #: Modules whose hooks do nothing for a program unless an option is given.  That of pytest-html
 #: adds ``extras`` to reports, which only its own report shows.
 _IRRELEVANT_WITHOUT_OPTION = {"pytest_html.": "htmlpath"}
+#: Modules whose hooks do nothing for a program unless it has a marker, or an ini option is set.
+_IRRELEVANT_WITHOUT_MARKER = {
+    "pytest_dependency": ("dependency", "automark_dependency"),
+    "pytest_retry.": ("flaky", ""),
+}
 
 
 class ProtocolHooks:
     """Finds the hooks that take part in the protocol of items, by their folders."""
 
     def __init__(self) -> None:
-        self._listeners: dict[Any, bool] = {}
+        self._listeners: dict[Any, _Listeners] = {}
         self._setup_hooks: dict[Any, Sequence[Any]] = {}
 
     def has_listeners(self, item: pytest.Item) -> bool:
         """Return whether another plugin or a conftest file takes part."""
         hooks = item.ihook
-        if hooks not in self._listeners:
-            self._listeners[hooks] = any(
-                _list_relevant(item.config, hooks, name) for name in _HOOKS
-            )
-        return self._listeners[hooks]
+        found = self._listeners.get(hooks)
+        if found is None:
+            found = self._listeners[hooks] = _find_listeners(item.config, hooks)
+        return found.to_all or any(
+            item.get_closest_marker(name) is not None for name in found.to_markers
+        )
 
     def call_setup_hooks(self, item: pytest.Item) -> tuple[BaseException | None, Sequence[object]]:
         """Call the setup hooks of others, which may skip ``item``, before it is sent.
@@ -74,6 +84,16 @@ class ProtocolHooks:
         return None, plugins
 
 
+@dataclass(frozen=True)
+class _Listeners:
+    """The items of a folder that plugins listen to."""
+
+    #: Whether a plugin listens to all of them.
+    to_all: bool
+    #: Names of the markers of those that a plugin listens to.
+    to_markers: Sequence[str]
+
+
 class HooksWithoutSetup:
     """The hooks of an item, without the setup hooks of plugins that have been called already."""
 
@@ -91,6 +111,21 @@ class HooksWithoutSetup:
         wanted -= {id(each) for each in self._called}
         others = [each for each in manager.get_plugins() if id(each) not in wanted]
         return manager.subset_hook_caller(name, others)
+
+
+def _find_listeners(config: pytest.Config, hooks: Any) -> _Listeners:
+    modules = {
+        each.function.__module__ or ""
+        for name in _HOOKS
+        for each in _list_relevant(config, hooks, name)
+    }
+    marked = {
+        module: marker
+        for module in modules
+        for start, (marker, option) in _IRRELEVANT_WITHOUT_MARKER.items()
+        if module.startswith(start) and not (option and config.getini(option))
+    }
+    return _Listeners(bool(modules - marked.keys()), sorted(set(marked.values())))
 
 
 def _list_relevant(config: pytest.Config, hooks: Any, name: str) -> list[Any]:

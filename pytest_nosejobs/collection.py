@@ -96,26 +96,22 @@ class Collection:
         #: Reasons by path of the files that look like tests and are not collected.
         self._uncollected: dict[str, str] = {}
 
-    def collect(self, path: Path, parent: pytest.Collector) -> Any:
-        """Return an item or a collector; None if the file is not a test."""
-        return self._collect(str(path), parent, parent.session.isinitpath(path))
+    def collect(self, path: str, parent: pytest.Collector, is_named: bool) -> Any:
+        """Return an item or a collector; None if the file is not a test.
 
-    def collect_unnamed(self, path: str, parent: pytest.Collector) -> Any:
-        """Return the same for a file that is not named on the command line."""
-        return self._collect(path, parent, named=False)
-
-    def _collect(self, path: str, parent: pytest.Collector, named: bool) -> Any:
+        ``is_named``: the command line names it.
+        """
         name = path.removeprefix(self._prefix)
         if name == path:  # as in pytest, a file outside of its rootdir has a relative id, too
             name = os.path.relpath(path, self._config.rootpath)
         name = name.replace(os.sep, "/")
-        if (path, named) not in self._results:
-            self._results[path, named] = self._rules.classify(path, name, named)
-        result = self._results[path, named]
+        if (path, is_named) not in self._results:
+            self._results[path, is_named] = self._rules.classify(path, name, is_named)
+        result = self._results[path, is_named]
         if isinstance(result, InvalidTest):
             return BrokenFile.create(parent, Path(path), name, result.message)
         if result is not None:
-            return self._make_node(path, parent, result, named)
+            return self._make_node(path, parent, result, is_named)
         reason = self._rules.explain_uncollected(path)
         if reason and self._is_strict:
             message = f"{escape_unprintable(name)}: looks like a test, but {reason}"
@@ -153,7 +149,7 @@ class Collection:
         return [os.path.abspath(base / arg.partition("::")[0]) for arg in self._config.args]
 
     def _make_node(
-        self, path: str, parent: pytest.Collector, program: Program, named: bool
+        self, path: str, parent: pytest.Collector, program: Program, is_named: bool
     ) -> ProgramFile | ShellItem:
         """Return the file of a program, or its only item.
 
@@ -164,7 +160,7 @@ class Collection:
         self._program_count += 1
         if self._program_count == MANY_PROGRAMS:
             self._expect_many()
-        if named or program.runs > 1:
+        if is_named or program.runs > 1:
             return self._make_file(path, parent, program)
         return self._make_item(
             parent, path, program, 1, functools.partial(self._make_file, path, parent, program)

@@ -1,12 +1,10 @@
-"""Command-line and ini options of the plugin.
+"""The checked values of the plugin's command-line and ini options.
 
-This module defines their names and help texts and checks their values.  Every dest starts with
-``nosejobs``, because shorter ones have clashed with other plugins.
+``option_definitions`` has their names and help texts.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,13 +13,13 @@ from typing import IO
 
 import pytest
 
-from shell_runner.collection import discovery
 from shell_runner.collection.metadata import Metadata, apply_values, resolve_defaults
 from shell_runner.collection.plan import DEFAULT_TIMEOUT
-from shell_runner.config import Config, find_root, load_config
+from shell_runner.config import Config, load_config
+from shell_runner.config_file import find_root
 from shell_runner.hosts import spec
 from shell_runner.hosts.fleet import HOST_TIMEOUT
-from shell_runner.junit_style import IN_TESTCASES, PROPERTY_PLACES
+from shell_runner.junit_style import PROPERTY_PLACES
 from shell_runner.remote.protocol.model import Setup
 from shell_runner.shipping.file_selection import Selection
 
@@ -29,131 +27,6 @@ from . import other_plugins
 
 #: Upper limit of numbers of seconds and bytes; it excludes infinity.
 _MAX_NUMBER = 1e12
-
-
-def add_options(parser: pytest.Parser) -> None:
-    """Define all options of the plugin."""
-    group = parser.getgroup(
-        "nosejobs", "nosejobs: tests in any language, on this machine and on hosts"
-    )
-    group.addoption(
-        "--nosejobs", metavar="SPEC[,SPEC...]", action="append", dest="nosejobs_hosts", default=[],
-        help="run shell tests on hosts: 4*popen (this machine, 4 slots), auto (one slot for each "
-        "core), ssh=user@host//slots=8, agent=host, or a name from nosejobs.toml; may be repeated",
-    )  # fmt: skip
-    group.addoption(
-        "--nosejobs-timeout", metavar="SECONDS", type=_parse_seconds, dest="nosejobs_timeout",
-        help="seconds after which a test is stopped (default 600); a test's own metadata takes "
-        "precedence",
-    )  # fmt: skip
-    group.addoption(
-        "--nosejobs-allow-missing", action="store_true", dest="nosejobs_allow_missing",
-        help="run without the hosts that cannot be opened",
-    )  # fmt: skip
-    group.addoption(
-        "--nosejobs-max-lost", metavar="N", type=int, default=2, dest="nosejobs_max_lost",
-        help="give up a test when N hosts were lost while they had it (default 2)",
-    )  # fmt: skip
-    group.addoption(
-        "--nosejobs-host-timeout", metavar="SECONDS", type=_parse_seconds,
-        dest="nosejobs_host_timeout",
-        help="seconds without an answer after which a host is lost (default 10)",
-    )  # fmt: skip
-    group.addoption(
-        "--nosejobs-artifacts", metavar="DIR", dest="nosejobs_artifacts",
-        help="copy the files that tests write to $TEST_UNDECLARED_OUTPUTS_DIR, and output that is "
-        "too long to show, to DIR",
-    )  # fmt: skip
-    group.addoption(
-        "--nosejobs-view", choices=("auto", "yes", "no"), default="auto", dest="nosejobs_view",
-        help="show what runs on each slot (auto: on a terminal, without -v, -q and -s)",
-    )  # fmt: skip
-    group.addoption(
-        "--nosejobs-repeat", metavar="N", type=int, dest="nosejobs_repeat",
-        help="run each shell test N times; takes precedence over a test's own metadata",
-    )  # fmt: skip
-    group.addoption(
-        "--nosejobs-strict", action="store_true", dest="nosejobs_strict",
-        help="treat a file that looks like a test and is not collected as an error",
-    )  # fmt: skip
-    for name, kind, default, text in _INI_OPTIONS:
-        parser.addini(name, text, type=kind, default=default)  # type: ignore[arg-type]
-
-
-def _parse_seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be seconds above 0, not {text!r}") from None
-
-
-#: Name, type, default and help text of each ini option.
-_INI_OPTIONS: tuple[tuple[str, str, object, str], ...] = (
-    (
-        "nosejobs_patterns",
-        "args",
-        list(discovery.DEFAULT_PATTERNS),
-        "file name patterns of shell tests",
-    ),
-    (
-        "nosejobs_strict", "bool", False,
-        "treat a file that looks like a test and is not collected as an error",
-    ),
-    ("nosejobs_timeout", "string", "", "seconds after which a shell test is stopped"),
-    (
-        "nosejobs_host_timeout", "string", "10",
-        "seconds without an answer after which a host is lost",
-    ),
-    ("nosejobs_tags", "args", [], "markers of every shell test"),
-    (
-        "nosejobs_cwd", "string", "",
-        "working directory of shell tests: dir (the test's own) or root (of the tree)",
-    ),
-    (
-        "nosejobs_preset", "string", "",
-        "folder and variables that the usual runner of the tests sets: perl, bats or automake",
-    ),
-    (
-        "nosejobs_run", "string", "",
-        "command that runs a shell test; {file} is its path and {root} the root of the tree",
-    ),
-    ("nosejobs_args", "string", "", "arguments of every shell test"),
-    (
-        "nosejobs_pass_env", "args", [],
-        "environment variables that tests inherit from their host; patterns with * are allowed",
-    ),
-    ("nosejobs_grace", "string", "2", "seconds between SIGTERM and SIGKILL"),
-    ("nosejobs_keep_output", "string", "1048576", "bytes kept of each output stream of a test"),
-    (
-        "nosejobs_merge_output", "bool", False,
-        "keep stdout and stderr as one stream, in the exact order of writing",
-    ),
-    (
-        "nosejobs_artifacts_limit", "string", "67108864",
-        "maximum size of the artifacts of one test, in bytes",
-    ),
-    (
-        "nosejobs_requires", "string", "skip",
-        "outcome of a shell test when no host has the labels that it requires: skip or error",
-    ),
-    (
-        "nosejobs_junit_properties", "string", IN_TESTCASES,
-        "where JUnit XML has the properties of shell tests: case (in each testcase), suite (in the "
-        "testsuite, as Jenkins' junit-10.xsd demands) or none",
-    ),
-    (
-        "nosejobs_leftovers", "string", "",
-        "what to do when a test leaves processes behind: warn, fail or ignore",
-    ),
-    ("nosejobs_limits", "string", "", "resource limits of each test, such as as:2g+nofile:256"),
-    (
-        "nosejobs_isolation", "string", "",
-        "tree in which a test runs: shared, or copy (a copy of its own)",
-    ),
-    ("nosejobs_root", "string", "", "root of the tree that is shipped to hosts"),
-    ("nosejobs_ship", "args", [], "patterns of files to ship although git ignores them"),
-    ("nosejobs_ship_not", "args", [], "patterns of files not to ship"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,55 +1,35 @@
-"""The plugin's hooks.
+"""The hooks that every session has, also one without shell tests.
 
-They only delegate: to the collection, the local runner, the remote run, the report publisher and
-the terminal.
+PYTEST_DONT_REWRITE: each session in which the plugin is installed loads this module and what it
+imports.  ``session_plugin`` has everything else; it is loaded with the first option, host, file or
+report that needs it.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shell_runner.collection.programs import CollectionRules
-from shell_runner.errors import UsageError
+from shell_runner.collection.file_names import resembles_test
+from shell_runner.config_file import find_root
 
-from . import newhooks, options, other_plugins
-from .artifacts import ArtifactReceiver
-from .collection import MANY_PROGRAMS, Collection
-from .durations import DurationHistory
-from .failure_text import FailureText, add_parts, take_text
+from . import newhooks, option_definitions
 from .fast_directory import create_directory
-from .gc_tuning import GcTuning
-from .items import ItemSettings, ShellItem, select_shell_items
-from .local_run import LocalRunner
-from .node_ids import RequestedCases, rewrite_arguments
-from .output_formats import load_formats
-from .report_publisher import ReportPublisher, XdistReportHooks
-from .run_services import EXIT_HOSTS_LOST, RunServices
-from .stored_durations import StoredDurations
-from .terminal import (
-    HostStatusSuffix,
-    Status,
-    Terminal,
-    TerminalSummary,
-    get_verbosity,
-    make_header,
-)
 
 if TYPE_CHECKING:
-    from .remote_run import RemoteRun
+    from .session_plugin import SessionPlugin
 
-#: Options with which pytest shows something, and nothing is run.
-_SHOW_ONLY_OPTIONS = (
-    "collectonly", "setuponly", "setupplan", "showfixtures", "show_fixtures_per_test", "cacheshow",
-)  # fmt: skip
+#: Options of pytest for which the other hooks are needed before a test is collected.
+_EARLY_OPTIONS = ("markers", "usepdb")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Define the plugin's options."""
-    options.add_options(parser)
+    option_definitions.add_options(parser)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -58,217 +38,110 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Create the plugin object of a session, and register what the options require."""
-    try:
-        plugin = Plugin(config)
-    except UsageError as error:
-        raise pytest.UsageError(str(error)) from error
-    publisher = plugin.services.publisher
-    register = config.pluginmanager.register
-    register(plugin, "nosejobs-session")
-    if get_verbosity(config) > 0:
-        register(HostStatusSuffix(lambda: publisher.current_report), "nosejobs-host-status")
-    if plugin.arguments.cases and not hasattr(config, "workerinput"):
-        register(RequestedCases(plugin.arguments, config.rootpath), "nosejobs-requested-cases")
-    if plugin.arguments.only:
-        register(plugin.arguments, "nosejobs-arguments")
-    if config.getoption("store_durations", False):
-        register(StoredDurations(config), "nosejobs-stored-durations")
+    """Create the plugin object of a session, and load what its options require."""
+    loader = SessionPluginLoader(config)
+    config.pluginmanager.register(loader, "nosejobs-loader")
     if config.getoption("dist", "no") != "no":
-        register(XdistReportHooks(publisher), "nosejobs-xdist-reports")
+        config.pluginmanager.register(XdistReportHooks(loader), "nosejobs-xdist-reports")
+    if _is_needed_early(config):
+        loader.load()
 
 
-class Plugin:
-    """The hooks of one session."""
+class SessionPluginLoader:
+    """Loads the hooks of a session when there is a file, or a report, of a shell test."""
 
     def __init__(self, config: pytest.Config) -> None:
-        """Read the options.  Raise UsageError or pytest.UsageError if they are invalid."""
-        self.config = config
-        chosen = options.read_options(config)
-        self.specs = options.read_host_specs(config, chosen.config)
-        output_formats = load_formats(config)
-        self.services = RunServices(
-            config=config,
-            options=chosen,
-            setup=options.build_setup(config, chosen, output_formats.sources),
-            artifacts=ArtifactReceiver(config, chosen),
-            durations=DurationHistory(config),
-            publisher=ReportPublisher(config, chosen.junit_properties),
-            terminal=Terminal(config),
-        )
-        self.local_runner = LocalRunner(self.services)
-        #: The run on hosts; None without hosts, or if nothing is to be run.
-        self.remote_run: RemoteRun | None = None
-        self.arguments = rewrite_arguments(config.args, config.invocation_params.dir)
-        config.args[:] = self.arguments.args
-        rules = CollectionRules(chosen.config, chosen.patterns, chosen.defaults, chosen.repeat)
-        settings = ItemSettings(chosen.root, chosen.timeout, output_formats.by_suffix)
-        self._gc_tuning = GcTuning()
-        self._collection = Collection(
-            config,
-            rules,
-            self.local_runner,
-            settings,
-            chosen.is_strict,
-            self._gc_tuning.begin,
-        )
-        # Pytest's own cleanup comes first and collects garbage once more; ours is exempt.
-        config.add_cleanup(self._gc_tuning.end)
-        if config.getoption("markers", False):  # lists them; nothing is collected
-            self._collection.register_all_tags()
+        self._config = config
+        self._patterns = tuple(config.getini("nosejobs_patterns"))
+        self._has_started = False
+        self._loaded: SessionPlugin | None = None
 
-    # -- session ------------------------------------------------------------------
+    def load(self) -> SessionPlugin:
+        """Return the other hooks; the first call registers them.
 
-    def pytest_report_header(self) -> list[str]:
-        """Return the lines about hosts."""
-        return make_header(self.config, self.specs)
+        Raises pytest.UsageError for invalid options, or an invalid nosejobs.toml.
+        """
+        if self._loaded is None:
+            from .session_plugin import register_session_plugin
+
+            self._loaded = register_session_plugin(self._config)
+            if self._has_started:
+                self._loaded.start_session()
+        return self._loaded
 
     def pytest_sessionstart(self) -> None:
         """Start opening the hosts."""
-        self.services.publisher.start()
-        if not self.specs:
-            return
-        self._gc_tuning.begin()
-        if not any(self.config.getoption(name, False) for name in _SHOW_ONLY_OPTIONS):
-            from .remote_run import RemoteRun  # not needed, and not loaded, without hosts
-
-            self.remote_run = RemoteRun(self.services, self.specs, self._gc_tuning)
-            self.remote_run.open()
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Close the hosts, save durations and set the exit status."""
-        if self.remote_run is not None:
-            self.remote_run.close()
-        self.local_runner.close()
-        for item in select_shell_items(getattr(session, "items", ())):
-            if item.earlier_attempts:
-                other_plugins.set_execution_count(item, 1 + len(item.earlier_attempts))
-        if not hasattr(self.config, "workerinput"):
-            self.services.durations.save()
-        if self._count_tests_not_run():
-            session.exitstatus = EXIT_HOSTS_LOST
-
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Write the plugin's sections of the summary."""
-        summary = TerminalSummary(self.config, terminalreporter)
-        summary.write_uncollected(self._collection.get_uncollected())
-        summary.write_artifact_errors(self.services.artifacts.errors)
-        summary.write_flaky_tests(self.services.publisher.reruns.flaky)
-        remote = self.remote_run
-        if remote is not None and remote.has_run:
-            failed = remote.fleet.opening_errors()
-            not_run = self._count_tests_not_run()
-            summary.write_losses(remote.losses, failed, remote.program_ids, not_run)
-
-    def _count_tests_not_run(self) -> int:
-        remote = self.remote_run.tests_not_run if self.remote_run is not None else 0
-        return self.local_runner.tests_not_run + remote
-
-    # -- collection ---------------------------------------------------------------
+        self._has_started = True
+        if self._loaded is not None:
+            self._loaded.start_session()
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> Any:
         """Collect a program."""
-        return self._collection.collect(file_path, parent)
+        if file_path.suffix == ".py":
+            return None
+        is_named = parent.session.isinitpath(file_path)
+        if self._loaded is None and not is_named and not self._resembles_test(file_path.name):
+            return None
+        return self.load().collection.collect(str(file_path), parent, is_named)
+
+    def collect_unnamed(self, path: str, parent: pytest.Collector) -> Any:
+        """Collect a program that is not named on the command line, for ``fast_directory``."""
+        if self._loaded is None and not self._resembles_test(os.path.basename(path)):
+            return None
+        return self.load().collection.collect(path, parent, is_named=False)
 
     def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> Any:
         """Collect a folder faster than pytest."""
-        return create_directory(path, parent, self._collection)
+        return create_directory(path, parent, self)
 
-    def pytest_collectstart(self) -> None:
-        """End the session early if a host cannot be opened."""
-        if self.remote_run is not None:
-            self.remote_run.check_hosts()
+    def _resembles_test(self, name: str) -> bool:
+        return resembles_test(name, self._patterns)
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Take settings of other plugins from the items, when those have been chosen."""
-        other_plugins.take_retries(self.config, select_shell_items(items))
 
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Exempt thousands of programs from the search for garbage."""
-        programs = len(select_shell_items(session.items))
-        if programs < len(session.items):
-            if self.remote_run is None:
-                self._gc_tuning.end()  # pytest looks for garbage of Python tests
-        elif programs >= MANY_PROGRAMS:
-            self._gc_tuning.freeze()
+class XdistReportHooks:
+    """A plugin for the controller of xdist, which publishes the reports of its workers itself."""
 
-    # -- running and reporting ----------------------------------------------------
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        """Run shell tests on the hosts and Python tests here; without hosts, pytest's loop runs."""
-        items = select_shell_items(session.items)
-        if self.remote_run is None or not items:
-            return None
-        if session.testsfailed and not self.config.option.continue_on_collection_errors:
-            return None  # pytest's own loop reports that and stops
-        self.remote_run.run(session, items)
-        return True
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(
-        self, item: pytest.Item, nextitem: pytest.Item | None
-    ) -> bool | None:
-        """Run a shell test on this machine.
-
-        It comes before pytest-rerunfailures, which would run the test once more.
-        """
-        if not isinstance(item, ShellItem):
-            return None
-        other_plugins.note_current_item(item)
-        self.local_runner.run_protocol(item, nextitem)
-        return True
-
-    @pytest.hookimpl(tryfirst=True, optionalhook=True)
-    def pytest_timeout_set_timer(self, item: pytest.Item) -> bool | None:
-        """Suppress pytest-timeout's alarm in this process: the host stops a shell test."""
-        return True if isinstance(item, ShellItem) else None
-
-    @pytest.hookimpl(wrapper=True, trylast=True)
-    def pytest_runtest_makereport(
-        self, item: pytest.Item, call: pytest.CallInfo[None]
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Replace the report of a shell test.
-
-        This wrapper is the innermost one, so that other plugins see the final report, which is
-        the same as for a test on a host.
-        """
-        report = yield
-        if not isinstance(item, ShellItem):
-            return report
-        return self.local_runner.make_report(item, call, report)
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_report_to_serializable(
-        self, report: pytest.TestReport
-    ) -> Generator[None, dict[str, Any] | None, dict[str, Any] | None]:
-        """Keep the parts of a failure's text, for xdist and for logs of reports."""
-        data = yield
-        if data is not None and isinstance(report.longrepr, FailureText):
-            add_parts(data, report.longrepr)
-        return data
+    def __init__(self, loader: SessionPluginLoader) -> None:
+        self._loader = loader
 
     @pytest.hookimpl(wrapper=True)
     def pytest_report_from_serializable(
         self, data: dict[str, Any]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Restore the text of a failure."""
+        """Restore the text of a failure; called in a thread for each worker."""
+        if "nosejobs_host" not in data:
+            return (yield)
+        from .failure_text import take_text
+
         text = take_text(data)
         report = yield
         if text is not None and report is not None:
             report.longrepr = text
         return report
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_report_teststatus(self, report: pytest.TestReport) -> Status | None:
-        """Return the status of a rerun, and of a plain pass where no other plugin has a say."""
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, None, None]:
+        """Do around the hook what the publisher does when it calls it."""
         if not hasattr(report, "nosejobs_host"):
-            return None
-        if report.outcome == "rerun":  # type: ignore[comparison-overlap]
-            return "rerun", "R", ("RERUN", {"yellow": True})
-        is_short = self.services.publisher.skips_silent_hooks
-        if is_short and report.outcome == "passed" and not hasattr(report, "wasxfail"):
-            return ("passed", ".", "PASSED") if report.when == "call" else ("", "", "")
-        return None
+            return (yield)
+        publisher = self._loader.load().services.publisher
+        publisher.prepare(report)
+        yield
+        publisher.complete(report)
+
+
+def _is_needed_early(config: pytest.Config) -> bool:
+    """Return whether options, a conftest file or nosejobs.toml concern shell tests."""
+    return (
+        option_definitions.has_settings(config)
+        or any(config.getoption(name, False) for name in _EARLY_OPTIONS)
+        or bool(config.hook.pytest_nosejobs_formats.get_hookimpls())
+        or find_root(config.rootpath) is not None
+        or any(_may_be_case(arg, config.invocation_params.dir) for arg in config.args)
+    )
+
+
+def _may_be_case(arg: str, base: Path) -> bool:
+    """Return whether pytest may have to be told what an argument with ``::`` or ``[`` means."""
+    path = arg.partition("::")[0].partition("[")[0]
+    return path != arg and not (path.endswith(".py") and os.path.isfile(base / path))

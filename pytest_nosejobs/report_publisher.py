@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -159,20 +159,6 @@ class ReportPublisher:
             pytest_internals.forget_failure(self._config, report.nosejobs_item)
         if self._testcases is not None:
             self._testcases.store_finished()
-
-
-class XdistReportHooks:
-    """A plugin for the controller of xdist, which publishes the reports of its workers itself."""
-
-    def __init__(self, publisher: ReportPublisher) -> None:
-        self._publisher = publisher
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, None, None]:
-        """Do around the hook what the publisher does when it calls it."""
-        self._publisher.prepare(report)
-        yield
-        self._publisher.complete(report)
 
 
 def _only_pytest_listens(config: pytest.Config) -> bool:

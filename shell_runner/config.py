@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .config_file import CONFIG_FILE_NAME
 from .errors import InvalidConfig
 from .validators import Validator, line, list_of, matching, size, whole
 
 if TYPE_CHECKING:
     from .toml_document import Document
 
-#: Name of the file.
-CONFIG_FILE_NAME = "nosejobs.toml"
 #: Names of all tables of the file; the dispatcher reads the last three.
 TABLE_NAMES = ("tests", "hosts", "build", "stages", "levels")
 #: Keys of ``[tests]`` whose value may be a table; any other table there is that of a pattern.
@@ -111,11 +110,3 @@ def parse_host_entry(
     """Return the entry of one host; raises InvalidConfig."""
     values = document.check_table(("hosts", name), validators)
     return HostEntry(name, **{"spec": f"ssh={name}", **values})
-
-
-def find_root(start: Path) -> Path | None:
-    """Return the nearest folder at or above ``start`` with a nosejobs.toml, or None."""
-    for folder in (start, *start.parents):
-        if (folder / CONFIG_FILE_NAME).is_file():
-            return folder
-    return None

@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from shell_runner.config import CONFIG_FILE_NAME
+from shell_runner.config_file import CONFIG_FILE_NAME
 from shell_runner.errors import NosejobsError, UsageError
 from shell_runner.remote.archives.extract import BadArchive, extract_archive
 from shell_runner.remote.files.manifest import FILE, ManifestEntry

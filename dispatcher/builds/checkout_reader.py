@@ -13,7 +13,8 @@ from pathlib import Path
 from shell_runner import config as tree_config
 from shell_runner.collection.metadata import check_tests_tables
 from shell_runner.collection.plan import make_plan
-from shell_runner.config import CONFIG_FILE_NAME, load_config
+from shell_runner.config import load_config
+from shell_runner.config_file import CONFIG_FILE_NAME
 from shell_runner.errors import InvalidConfig, UsageError
 from shell_runner.remote.protocol.job import JobTest
 from shell_runner.text import to_single_line

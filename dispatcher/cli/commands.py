@@ -125,7 +125,7 @@ def check_config(paths: tuple[Path, ...], as_json: bool) -> None:
 
 def _list_files(path: Path) -> list[Path]:
     """Return the files of a folder that ``check`` knows; raise CliError if there are none."""
-    from shell_runner.config import CONFIG_FILE_NAME
+    from shell_runner.config_file import CONFIG_FILE_NAME
 
     from ..configuration import settings
 
@@ -139,7 +139,7 @@ def _list_files(path: Path) -> list[Path]:
 
 def _explain_files(files: Iterable[Path]) -> dict[str, list[str]]:
     """Return lines that explain each file, and warnings."""
-    from shell_runner.config import CONFIG_FILE_NAME
+    from shell_runner.config_file import CONFIG_FILE_NAME
     from shell_runner.toml_document import parse_document
 
     from ..builds.checkout_reader import parse_pipeline

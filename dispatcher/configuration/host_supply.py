@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from shell_runner.config import CONFIG_FILE_NAME
+from shell_runner.config_file import CONFIG_FILE_NAME
 from shell_runner.text import format_count, pluralize, shorten_list
 from shell_runner.validators import format_similar
 

@@ -17,7 +17,8 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from shell_runner import validators
-from shell_runner.config import CONFIG_FILE_NAME, TABLE_NAMES
+from shell_runner.config import TABLE_NAMES
+from shell_runner.config_file import CONFIG_FILE_NAME
 from shell_runner.toml_document import Document, parse_document
 from shell_runner.validators import Validator, format_suggestion
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from ..config import Config, find_root, load_config
+from ..config import Config, load_config
+from ..config_file import find_root
 from ..errors import UsageError
 from ..hosts.spec import HostSpec, format_spec, parse_specs
 from ..jobs import submitted_jobs

@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..config import Config, find_root, load_config
+from ..config import Config, load_config
+from ..config_file import find_root
 from ..errors import UsageError
 from ..remote import formats
 from ..remote.protocol.job import JobTest
 from ..reporting.report_text import unmet_message
 from ..validators import format_suggestion
-from .discovery import DEFAULT_PATTERNS
+from .file_names import DEFAULT_PATTERNS
 from .metadata import Metadata, make_test, resolve_defaults
 from .programs import CollectionRules
 from .tree_walker import Run, TreeWalker

@@ -13,8 +13,9 @@ from pathlib import Path
 from ..config import Config
 from ..errors import NosejobsError
 from ..text import escape_unprintable
-from . import discovery
-from .discovery import DEFAULT_PATTERNS, CandidateFile, FileKind
+from . import discovery, file_names
+from .discovery import CandidateFile, FileKind
+from .file_names import DEFAULT_PATTERNS
 from .metadata import Metadata, resolve_metadata
 
 
@@ -68,7 +69,7 @@ class CollectionRules:
 
     def explain_uncollected(self, path: str) -> str:
         """Return why the file at ``path``, which is not a test, looks like one; empty if not."""
-        if not discovery.resembles_test(os.path.basename(path), self.patterns):
+        if not file_names.resembles_test(os.path.basename(path), self.patterns):
             return ""
         file = read_file(path)
         return discovery.explain_uncollected(file, self.patterns) if file else ""
@@ -79,7 +80,7 @@ class CollectionRules:
         ``name``: path relative to the root.  ``is_explicit``: the user named the file.
         """
         # Strings, not Paths: creating a Path for each of thousands would cost more than the rest.
-        if not is_explicit and not discovery.can_be_test(os.path.basename(path), self.patterns):
+        if not is_explicit and not file_names.can_be_test(os.path.basename(path), self.patterns):
             return None
         if is_explicit and os.path.splitext(path)[1] == ".py":
             return None

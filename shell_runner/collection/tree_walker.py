@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import UsageError
 from ..text import escape_unprintable
 from ..validators import format_suggestion
-from . import discovery
+from . import file_names
 from .programs import CollectionRules, InvalidTest, Program, UncollectedFile
 
 #: Names of folders that pytest does not enter (default of its ini option ``norecursedirs``).
@@ -253,7 +253,7 @@ class TreeWalker:
         if name.endswith(".py"):
             is_collected = any(fnmatch.fnmatchcase(name, each) for each in _PYTHON_TESTS)
             return _PythonFile() if is_collected else None
-        if not discovery.resembles_test(name, self._rules.patterns):
+        if not file_names.resembles_test(name, self._rules.patterns):
             return None  # most files, and the path of each would cost more than this
         full = str(self._root / path)
         result = self._rules.classify(full, path, is_explicit=False)

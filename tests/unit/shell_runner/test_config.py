@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from shell_runner.collection.metadata import Metadata, resolve_defaults
-from shell_runner.config import Config, HostEntry, find_root, load_config
+from shell_runner.config import Config, HostEntry, load_config
+from shell_runner.config_file import find_root
 from shell_runner.errors import InvalidConfig
 
 

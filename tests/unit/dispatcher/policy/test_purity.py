@@ -28,6 +28,8 @@ PURE_LIBRARIES = {
     "functools", "graphlib", "hashlib", "heapq", "ipaddress", "json", "math", "re", "tomllib",
     "typing", "urllib",
 }  # fmt: skip
+#: The configuration of a tree, and its place.
+CONFIG = ("shell_runner.config", "shell_runner.config_file")
 #: Functions from text to text, which policy may use too.
 TEXT = "shell_runner.text"
 
@@ -55,7 +57,7 @@ def imports(module: str) -> set[str]:
 
 @pytest.mark.parametrize("module", VALUES)
 def test_modules_of_values_import_modules_of_values_only(module: str) -> None:
-    allowed = PURE_LIBRARIES | {*VALUES, *SHARED, TEXT, "shell_runner.config"}
+    allowed = PURE_LIBRARIES | {*VALUES, *SHARED, TEXT, *CONFIG}
     if module.endswith("settings"):
         allowed |= {"pathlib", "shell_runner.hosts.spec", "shell_runner.pools.provider"}
     assert imports(module) <= allowed
@@ -64,7 +66,7 @@ def test_modules_of_values_import_modules_of_values_only(module: str) -> None:
 @pytest.mark.parametrize("module", SHARED)
 def test_readers_of_configuration_import_modules_of_values_only(module: str) -> None:
     remote = {"shell_runner.remote.protocol.model", "shell_runner.remote.execution.spawn"}
-    allowed = {"difflib", "shlex", "shell_runner.config", TEXT, *remote, *SHARED}
+    allowed = {"difflib", "shlex", *CONFIG, TEXT, *remote, *SHARED}
     assert imports(module) <= PURE_LIBRARIES | allowed
 
 

@@ -3,13 +3,12 @@
 import pytest
 
 from shell_runner.collection.discovery import (
-    DEFAULT_PATTERNS,
     CandidateFile,
     FileKind,
-    can_be_test,
     classify,
     explain_uncollected,
 )
+from shell_runner.collection.file_names import DEFAULT_PATTERNS, can_be_test
 
 SH = b"#!/bin/sh\n"
 

@@ -38,7 +38,6 @@ from tests.helpers.json_mutation import ODD_VALUES, change_json
 from tests.integration.dispatcher import api_server
 from tests.integration.dispatcher.api_server import SECRET, RunningApi
 
-DOCUMENT: dict[str, Any] = json.loads(document_text())
 PROBLEM = "application/problem+json"
 #: Requests to one database; then a new one begins, so that it does not grow.
 _REQUESTS_PER_DATABASE = 100
@@ -78,11 +77,23 @@ class Operation(NamedTuple):
     definition: dict[str, Any]
 
 
-OPERATIONS = [
-    Operation(path, method.upper(), definition)
-    for path, methods in DOCUMENT["paths"].items()
-    for method, definition in methods.items()
-]
+@cache
+def read_document() -> dict[str, Any]:
+    """Return the OpenAPI document."""
+    document: dict[str, Any] = json.loads(document_text())
+    return document
+
+
+@cache
+def list_operations() -> list[Operation]:
+    """Return all operations of the document."""
+    return [
+        Operation(path, method.upper(), definition)
+        for path, methods in read_document()["paths"].items()
+        for method, definition in methods.items()
+    ]
+
+
 #: The values of each path parameter that exist in the database.
 _EXISTING: dict[str, tuple[str, ...]] = {
     "build": ("1", "2"), "stage": ("unit", "smoke", "regression", "audit"), "host": ("h1", "h 2/é"),
@@ -131,7 +142,7 @@ def add_rows(api: RunningApi) -> None:
 
 def make_request(rng: random.Random, corpus: list[bytes]) -> Request:
     """Return a request to a route, most of it valid; sometimes any bytes."""
-    operation = rng.choice(OPERATIONS)
+    operation = rng.choice(list_operations())
     path = _make_path(rng, operation)
     method = rng.choice(_METHODS) if rng.random() < 0.1 else operation.method
     target = path + _make_query(rng, operation)
@@ -253,7 +264,7 @@ def is_complete(data: bytes) -> bool:
 
 def find_operation(path: str, method: str) -> Operation | None:
     """Return the operation of a path as it is sent, without its query."""
-    for operation in OPERATIONS:
+    for operation in list_operations():
         pattern = re.sub(r"\{\w+\}", "[^/]+", operation.path)
         if operation.method == method and re.fullmatch(pattern, path):
             return operation
@@ -263,7 +274,7 @@ def find_operation(path: str, method: str) -> Operation | None:
 @cache
 def make_validator(schema: str) -> jsonschema.Draft202012Validator:
     """Return the validator of a schema, given as JSON, of the document."""
-    whole = {**json.loads(schema), "components": DOCUMENT["components"]}
+    whole = {**json.loads(schema), "components": read_document()["components"]}
     return jsonschema.Draft202012Validator(whole)
 
 

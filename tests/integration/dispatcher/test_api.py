@@ -16,7 +16,6 @@ import pytest
 import requests
 
 from dispatcher.store import audit, tags
-from dispatcher.web.openapi import document_text
 from dispatcher.web.server import CannotListen, Server, create_app
 from shell_runner.remote.jobs.webhook import SIGNATURE_HEADER, sign
 
@@ -24,6 +23,8 @@ from . import api_server
 from .api_server import SECRET, RunningApi
 
 ACTOR = {"actor": "ann", "reason": "because"}
+#: The description of the API; another test compares it to the program.
+DOCUMENT = Path(__file__).parents[3] / "docs" / "openapi.json"
 
 
 @pytest.fixture
@@ -294,7 +295,7 @@ def list_routes() -> list[tuple[str, str]]:
     """Return method and path of each route, with values for the parameters of the path."""
     values = {"job": "00000000-0000-4000-8000-000000000100", "build": "1", "number": "0"}
     routes = []
-    for path, methods in json.loads(document_text())["paths"].items():
+    for path, methods in json.loads(DOCUMENT.read_text())["paths"].items():
         filled = re.sub(r"\{(\w+)\}", lambda name: values.get(name[1], "unit"), path)
         routes += [(method, filled) for method in methods]
     return routes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 
@@ -28,18 +29,25 @@ def make_stream(text: str) -> CapturedStream:
     return CapturedStream(text, len(text))
 
 
-RESULTS = {
-    "small": Execution(1, exit_status=0),
-    "large details": Execution(1, exit_status=1, parsed=make_cases(300, details="x" * 60_000)),
-    "too large details": Execution(1, exit_status=1, parsed=make_cases(600, details="x" * 60_000)),
-    "commas in details": Execution(1, exit_status=1, parsed=make_cases(100, details="," * 60_000)),
-    "large names": Execution(1, exit_status=1, parsed=make_cases(9000, group="x" * 4000)),
-    "many cases": Execution(1, exit_status=0, parsed=make_cases(500_000)),
-    "escaped output": Execution(1, exit_status=1, stdout=make_stream("\udcff" * 8_000_000)),
-    "commas": Execution(
+#: Results are made when a test needs them: they are large.
+RESULTS: dict[str, Callable[[], Execution]] = {
+    "small": lambda: Execution(1, exit_status=0),
+    "large details": lambda: Execution(
+        1, exit_status=1, parsed=make_cases(300, details="x" * 60_000)
+    ),
+    "too large details": lambda: Execution(
+        1, exit_status=1, parsed=make_cases(600, details="x" * 60_000)
+    ),
+    "commas in details": lambda: Execution(
+        1, exit_status=1, parsed=make_cases(100, details="," * 60_000)
+    ),
+    "large names": lambda: Execution(1, exit_status=1, parsed=make_cases(9000, group="x" * 4000)),
+    "many cases": lambda: Execution(1, exit_status=0, parsed=make_cases(500_000)),
+    "escaped output": lambda: Execution(1, exit_status=1, stdout=make_stream("\udcff" * 8_000_000)),
+    "commas": lambda: Execution(
         1, stdout=make_stream("," * 4_000_000), stderr=make_stream("," * 4_000_000)
     ),
-    "all": Execution(
+    "all": lambda: Execution(
         1,
         exit_status=1,
         stdout=make_stream("\udcff" * 8_000_000),
@@ -53,7 +61,7 @@ RESULTS = {
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_a_result_fits_into_a_message_and_its_frames_pass_the_guard(name: str) -> None:
-    execution = RESULTS[name]
+    execution = RESULTS[name]()
     shortened, row = shorten_to_fit(execution, frames.is_sendable)
     assert frames.is_sendable(row)
     joiner, whole = frames.FrameJoiner(), b""
@@ -91,9 +99,9 @@ def test_the_border_of_a_message() -> None:
 
 
 def test_what_was_dropped_is_said() -> None:
-    details, _ = shorten_to_fit(RESULTS["too large details"], frames.is_sendable)
+    details, _ = shorten_to_fit(RESULTS["too large details"](), frames.is_sendable)
     assert details.parsed is not None
     assert details.parsed.cases[0].details == "x" * 1000 + "\n[59000 more characters]"
-    names, _ = shorten_to_fit(RESULTS["large names"], frames.is_sendable)
+    names, _ = shorten_to_fit(RESULTS["large names"](), frames.is_sendable)
     result = verdict.judge(Test(1, "test_a"), names._replace(exit_status=0))
     assert result == ("error", "its 9000 cases are too large for a result; none is kept", False)

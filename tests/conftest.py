@@ -1,5 +1,7 @@
 """Fixtures for all tests: private state folders, and a real sshd."""
 
+import contextlib
+import importlib
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +22,25 @@ hypothesis.settings.load_profile("suite")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background of a script: programs that are interrupted here would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """In a worker of xdist that collects all tests, import another part of them first.
+
+    All workers collect all files in the same order.  In a new checkout each of them would compile
+    each file, since all do it at the same moment.
+    """
+    worker = getattr(session.config, "workerinput", None)
+    folder = Path(__file__).parent
+    if worker is None or [*map(Path, session.config.args)] not in ([folder], [Path("tests")]):
+        return
+    number, count = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
+    for path in sorted(folder.rglob("test_*.py"))[number::count]:
+        name = ".".join(path.relative_to(folder.parent).with_suffix("").parts)
+        # What fails here fails again when it is collected, and is reported then.
+        with contextlib.suppress(Exception, pytest.skip.Exception):
+            importlib.import_module(name)
 
 
 @pytest.fixture(autouse=True, scope="session")

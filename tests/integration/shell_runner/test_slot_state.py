@@ -59,7 +59,7 @@ CHANGES = {
 }
 ROOT_CHANGES = {
     "owner of the inode": "os.fchown(1, 65534, 65534)",
-    "lower priority": "os.setpriority(os.PRIO_PROCESS, slot, -5)",
+    "other priority": "os.setpriority(0, slot, os.getpriority(0, slot) - 5)",
     "real time": "os.sched_setscheduler(slot, os.SCHED_FIFO, os.sched_param(1))",
 }
 if len(os.sched_getaffinity(0)) > 1:

@@ -17,6 +17,7 @@ from ..execution.artifacts import ArtifactPiece
 from ..execution.slot import setup_from_row
 from ..execution.slot_pool import SlotPool, SlotStartError
 from ..files import blob_store, cache_eviction, remove_tree, session_dirs
+from ..files.kept_trees import SessionTree
 from ..files.upload_receiver import UploadReceiver
 from ..processes import process_tree
 from ..protocol.frames import CREDIT_BYTES, pack_blob, split_messages
@@ -43,6 +44,9 @@ class LiveSession(ChannelSession):
         self.folder, self._lock = session_dirs.create_session_folder()
         self.pool = SlotPool(self, self.folder, self._wake_read)
         self.receiver: Optional[UploadReceiver] = None
+        self.tree = SessionTree(self._root, blob_store.cache_folder())
+        #: Bytes of files that the host may keep for other sessions.
+        self._cache_limit = 0
         #: Set once the session is open or has ended.
         self._is_open = threading.Event()
         #: When the main thread last woke up, by the monotonic clock; 0 while it waits.
@@ -70,6 +74,7 @@ class LiveSession(ChannelSession):
             self._is_open.set()
             self.stop_receiving()
             self.pool.close()
+            self.tree.keep(self._cache_limit)
             if self.receiver is not None:
                 self.receiver.store.release()
             os.chdir("/")
@@ -225,13 +230,16 @@ class LiveSession(ChannelSession):
 
     def _answer_missing(self, digest: str, size: int) -> None:
         """Answer which contents this host lacks of the tree with this manifest."""
-        self.send_message("missing", *self.open_receiver().find_missing(digest, size))
+        if self.tree.take_unchanged(digest):
+            self.send_message("missing", [], [])
+        else:
+            self.send_message("missing", *self.open_receiver().find_missing(digest, size))
 
     def _unpack(self, limit: int) -> None:
-        os.mkdir(self._root, 0o755)
         receiver = self.open_receiver()
         store = receiver.store
-        store.create_tree(receiver.entries, self._root)
+        self.tree.create(receiver.entries, store)
+        self._cache_limit = limit
         store.release()
         receiver.entries = []
         self.send_message("unpacked", self._root)

@@ -134,15 +134,13 @@ class BlobStore:
         if hashlib.sha256(data).hexdigest() != digest:
             raise ValueError("contents do not have the digest %s" % digest)
         path = self.path(digest)
-        temporary = path + self._suffix
         try:
-            file = open(temporary, "wb", buffering=0)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            file = open(temporary, "wb", buffering=0)
-        with file:
-            write_all(file.fileno(), data)
-        os.replace(temporary, path)
+            # Until all is written, the file has another size: ``has_blob`` denies it.
+            _write_new(path, data)
+        except FileExistsError:
+            temporary = path + self._suffix
+            _write_new(temporary, data)
+            os.replace(temporary, path)
         self.added_count += 1
 
     def append_piece(self, digest: str, offset: int, data: bytes, is_last: bool) -> bool:
@@ -213,6 +211,22 @@ class BlobStore:
             os.link(root + "/" + file.path, path)
         except OSError:
             _copy_blob(self.path(file.digest), path, file)
+
+
+def _write_new(path: str, data: bytes) -> None:
+    """Create a file; raises FileExistsError if there is one.  Nothing is left if that fails."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        write_all(descriptor, data)
+    except OSError:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(descriptor)
 
 
 def _verify_contents(source: str, data: bytes, entry: ManifestEntry) -> bytes:

@@ -14,6 +14,8 @@ FILE = "f"
 LINK = "l"
 #: A further name of a file that is an earlier entry.
 HARD_LINK = "h"
+#: Parts of a path that are not names: it begins or ends with a slash, is empty, or leads elsewhere.
+_FORBIDDEN_PARTS = frozenset(["", ".", ".."])
 
 
 class ManifestEntry(NamedTuple):
@@ -39,7 +41,7 @@ def validate_entry(entry: ManifestEntry) -> ManifestEntry:
     if excess:
         raise BadManifestEntry(excess)
     parts = entry.path.split("/")
-    if not entry.path or entry.path.startswith("/") or {"", ".", ".."} & set(parts):
+    if not _FORBIDDEN_PARTS.isdisjoint(parts):
         raise BadManifestEntry("path leads out of the tree: %r" % entry.path)
     if "\0" in entry.path:
         raise BadManifestEntry("path contains a NUL: %r" % entry.path)

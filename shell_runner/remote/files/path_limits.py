@@ -8,12 +8,16 @@ Must not access the file system: a path is judged by its text alone.
 MAX_PATH_COMPONENTS = 200
 #: Maximum number of bytes of a path, as of the kernel's PATH_MAX.
 MAX_PATH_BYTES = 4096
+#: Characters of a path that has at most MAX_PATH_BYTES whatever they are: UTF-8 has up to 4 bytes.
+_MAX_UNMEASURED_CHARS = MAX_PATH_BYTES // 4
 #: Characters of a path that are shown in an error.
 _MAX_SHOWN_CHARS = 100
 
 
 def describe_path_excess(path: str) -> str:
     """Return which limit a path exceeds, with the limit and the path; empty if it exceeds none."""
+    if path.count("/") < MAX_PATH_COMPONENTS and len(path) <= _MAX_UNMEASURED_CHARS:
+        return ""
     # JSON can contain surrogates that no file name has; they must not raise here.
     size, count = len(path.encode("utf-8", "surrogatepass")), path.count("/") + 1
     shown = repr(path[:_MAX_SHOWN_CHARS])

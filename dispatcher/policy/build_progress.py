@@ -85,18 +85,21 @@ def decide(
         _CommandDecision(draft).advance()
     if draft.rows.build.state is BuildState.BUILT:
         _StageDecision(draft).advance(settled)
-    if may_look_ahead:
-        _list_tests_ahead(draft)
+    _list_tests_ahead(draft, may_look_ahead)
     return draft.actions()
 
 
-def _list_tests_ahead(draft: BuildDraft) -> None:
-    """Collect the tests of stages that come next, while something runs."""
+def _list_tests_ahead(draft: BuildDraft, may_start: bool) -> None:
+    """Request the tests of stages that come next, while something runs.
+
+    ``may_start``: False requests only those that are known, so that their results are kept.
+    """
     if draft.rows.build.state not in (BuildState.BUILDING, BuildState.BUILT):
         return
     running = {run.stage for run in draft.rows.runs if run.state is StageState.RUNNING}
     for stage in draft.pipeline.stages if running else ():
-        if BUILD in running or not running.isdisjoint(stage.needs):
+        is_next = BUILD in running or not running.isdisjoint(stage.needs)
+        if is_next and (may_start or draft.has_result(draft.make_list_task(stage))):
             draft.request_tests(stage)
 
 

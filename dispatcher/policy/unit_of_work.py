@@ -84,6 +84,10 @@ class BuildDraft:
         self.add(StartTask(task))
         return self._results.get(task)
 
+    def has_result(self, task: Task) -> bool:
+        """Return whether the result of a task is known."""
+        return task in self._results
+
     def make_list_task(self, stage: Stage) -> ListTests:
         """Return the task that collects the tests of a stage."""
         build = self.rows.build

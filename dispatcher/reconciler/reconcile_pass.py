@@ -7,7 +7,7 @@ nothing, and must not wait for anything but the database.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from ..configuration.pipeline import PipelineConfig
 from ..configuration.settings import Settings
 from ..model import Build, BuildRows, BuildState
 from ..policy import action_types, build_progress, placement_actions
-from ..policy.action_types import Action, ExaminedTree, RequestHosts, RunKey, Task
+from ..policy.action_types import Action, ExaminedTree, ExamineTree, RequestHosts, RunKey, Task
 from ..policy.placement import HostLoad, Unplaced
 from ..policy.retry import newest_attempts
 from ..store import audit, build_snapshots, builds, durations, hosts, jobs, stage_runs, tags
@@ -43,6 +43,8 @@ class PassResult:
     wrote: bool = False
     #: Whether another pass has to follow at once.
     repeat: bool = False
+    #: Tasks whose results no decision needs any more.
+    unneeded_tasks: list[Task] = field(default_factory=list)
 
 
 @dataclass
@@ -95,6 +97,20 @@ class ReconcilePass:
         self._begin([rows for rows in active if rows.build.state is BuildState.NEW])
         if self._writer.requests:
             self._place()
+        self.result.unneeded_tasks = self._list_unneeded_tasks({rows.build.id for rows in active})
+
+    def _list_unneeded_tasks(self, active: Set[int]) -> list[Task]:
+        """Return the tasks with a result that no decision of this pass has requested.
+
+        ``active``: ids of the active builds.  One that waits to begin does not request its tree.
+        """
+        requested = self._writer.requested_tasks
+        return [
+            task
+            for task in self._results
+            if task not in requested
+            and not (isinstance(task, ExamineTree) and task.build in active)
+        ]
 
     def _begin(self, new: Iterable[BuildRows]) -> None:
         unlimited = {each.name for each in self._settings.sources if each.bursts == "every"}
@@ -188,6 +204,8 @@ class ActionWriter:
         self._result = result
         #: Requests for hosts of all builds so far.
         self.requests: list[RequestHosts] = []
+        #: Tasks whose results the decisions so far need.
+        self.requested_tasks: set[Task] = set()
         self._run_ids: dict[RunKey, int] = {}
 
     def perform(self, actions: Sequence[Action], runs: Collection[model.StageRun] = ()) -> None:
@@ -200,6 +218,7 @@ class ActionWriter:
     # -- tasks and work for others ------------------------------------------------
 
     def _start_task(self, action: action_types.StartTask) -> None:
+        self.requested_tasks.add(action.task)
         self._context.tasks.request(action.task, partial(self._context.run_task, action.task))
 
     def _discard_result(self, action: action_types.DiscardResult) -> None:

@@ -112,6 +112,8 @@ class Reconciler:
             current.result.wrote = count_changes(connection) != before
         self._audited, self._memory = last, current.memory
         self._memory.marks = marks
+        for task in current.result.unneeded_tasks:
+            self._tasks.discard(task)
         self._on_pass(current.result)
         return current.result
 

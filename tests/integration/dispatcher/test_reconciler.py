@@ -578,6 +578,16 @@ def test_a_task_with_a_temporary_error_is_retried(
     assert dispatcher.build_detail().view.build.state is BuildState.BUILDING
 
 
+def test_results_are_kept_only_while_a_decision_needs_them(dispatcher: SteppedDispatcher) -> None:
+    tasks = dispatcher.reconciler._tasks
+    dispatcher.poll_and_step()
+    dispatcher.reconciler.step()
+    assert {task.stage.name for task in tasks.results()} == {"unit", "smoke"}
+    dispatcher.run_to_end()
+    assert dispatcher.build_detail().view.build.level == "good"
+    assert tasks.results() == {}
+
+
 def test_a_task_that_is_requested_twice_runs_once() -> None:
     tasks, calls = BackgroundTasks(lambda: None), []
     for _ in range(2):

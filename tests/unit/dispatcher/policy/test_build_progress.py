@@ -477,6 +477,12 @@ def test_tests_of_the_next_stages_are_listed_while_something_runs(
     assert tasks(before, may_look_ahead=False, settled=before) == []
 
 
+def test_tests_that_are_known_are_requested_even_if_nothing_may_be_started_ahead() -> None:
+    before = running_unit(OPEN, OPEN)
+    known = {list_task(before, "smoke"): TESTS}
+    assert tasks(before, results=known, may_look_ahead=False) == list(known)
+
+
 @pytest.mark.parametrize("state", [BuildState.FAILED, BuildState.INVALID, BuildState.SUPERSEDED])
 def test_nothing_happens_to_a_build_that_has_ended(state: BuildState) -> None:
     before = rows(replace(NEW, state=state), run("unit", S.PLACING))

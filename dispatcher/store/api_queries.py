@@ -143,7 +143,7 @@ def _build_views(connection: Connection, rows: Sequence[Any]) -> list[BuildView]
 
 
 def _list_runs(connection: Connection, numbers: Iterable[int]) -> Iterable[model.StageRun]:
-    for chunk in row_mapping.split_into_chunks(numbers):
+    for chunk in row_mapping.split_into_parameters(numbers):
         statement = select(tables.stage_run).where(_RUN.build.in_(chunk)).order_by(_RUN.id)
         yield from map(row_mapping.stage_run_from_row, connection.execute(statement))
 

@@ -45,6 +45,12 @@ _MARKS = (
 )
 _RUNS = select(tables.stage_run).where(_RUN.build.in_(_BUILDS)).order_by(_RUN.id)
 _DECISIONS = select(tables.decision).where(_DECISION.build.in_(_BUILDS)).order_by(_DECISION.stage)
+_HOSTS = (
+    select(_RUN.build, _JOB.host)
+    .join(tables.job, _JOB.stage_run == _RUN.id)
+    .where(_RUN.build.in_(_BUILDS))
+    .distinct()
+)
 _LAST_AUDIT = select(func.max(_AUDIT.id))
 _AUDITED = (
     select(_AUDIT.build).where(_AUDIT.id > bindparam("after"), _AUDIT.build.is_not(None)).distinct()
@@ -107,7 +113,7 @@ def _heads(
     change_columns, build_columns = _CHANGE.keys(), _BUILD.keys()
     end = 1 + len(change_columns)
     heads = []
-    for chunk in row_mapping.split_into_chunks(sorted(builds)):
+    for chunk in row_mapping.split_into_parameters(sorted(builds)):
         for row in connection.execute(_HEADS, {"builds": chunk}):
             change = model.Change(**dict(zip(change_columns, row[1:end], strict=True)))
             build = row_mapping.build_from_columns(dict(zip(build_columns, row[end:], strict=True)))
@@ -119,7 +125,7 @@ def _by_build(
     connection: Connection, builds: Collection[int], statement: Any, make: Callable[[Any], T]
 ) -> dict[int, list[T]]:
     values: dict[int, list[T]] = defaultdict(list)
-    for chunk in row_mapping.split_into_chunks(sorted(builds)):
+    for chunk in row_mapping.split_into_parameters(sorted(builds)):
         for row in connection.execute(statement, {"builds": chunk}):
             values[row.build].append(make(row))
     return values
@@ -140,14 +146,8 @@ def audited_builds(connection: Connection, after: int) -> tuple[int, set[int]]:
 def hosts_of_builds(connection: Connection, builds: Collection[int]) -> dict[int, set[str]]:
     """Return, by build, the hosts that have had a job of it: they hold its contents."""
     hosts: dict[int, set[str]] = defaultdict(set)
-    for chunk in row_mapping.split_into_chunks(sorted(builds)):
-        statement = (
-            select(_RUN.build, _JOB.host)
-            .join(tables.job, _JOB.stage_run == _RUN.id)
-            .where(_RUN.build.in_(chunk))
-            .distinct()
-        )
-        for build, host in connection.execute(statement):
+    for chunk in row_mapping.split_into_parameters(sorted(builds)):
+        for build, host in connection.execute(_HOSTS, {"builds": chunk}):
             hosts[build].add(host)
     return hosts
 
@@ -166,7 +166,7 @@ def kept_trees(connection: Connection, newest: int) -> set[tuple[str, str]]:
     kept = chosen.where(_SOURCE.kind == "directory", _BUILD.removed_at.is_(None))
     trees = {(row[0], row[1]) for row in connection.execute(latest)}
     trees |= {(row[0], row[1]) for row in connection.execute(kept)}
-    for chunk in row_mapping.split_into_chunks(list_active_ids(connection)):
+    for chunk in row_mapping.split_into_parameters(list_active_ids(connection)):
         open_builds = connection.execute(chosen.where(_BUILD.id.in_(chunk)))
         trees |= {(row[0], row[1]) for row in open_builds}
     return trees

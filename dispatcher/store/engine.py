@@ -26,7 +26,7 @@ _ROWS_CHANGED = "nosejobs_touched"
 #: Seconds for which a connection waits for another process's transaction, or for a free connection.
 _WAIT_TIMEOUT = 30
 #: Connections that stay open, and further ones that are opened while many threads read.
-_IDLE_CONNECTIONS, _EXTRA_CONNECTIONS = 4, 60
+_IDLE_CONNECTIONS, _EXTRA_CONNECTIONS = 3, 61
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     # A host deletes a job once it is acknowledged: a commit must survive a power failure.
@@ -203,6 +203,8 @@ def open_engine(location: str | os.PathLike[str]) -> Engine:
             pool_size=_IDLE_CONNECTIONS,
             max_overflow=_EXTRA_CONNECTIONS,
             pool_timeout=_WAIT_TIMEOUT,
+            # The other connections stay small: each keeps pages and prepared statements.
+            pool_use_lifo=True,
             connect_args={"check_same_thread": False, "timeout": _WAIT_TIMEOUT},
         )
         event.listen(engine, "connect", _configure_connection)

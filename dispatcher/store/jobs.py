@@ -61,7 +61,7 @@ def list_by_run(connection: Connection, run: int) -> list[model.Job]:
 def list_by_runs(connection: Connection, runs: Sequence[int]) -> list[model.Job]:
     """Return all jobs of several stage runs, by run, part and attempt."""
     jobs: list[model.Job] = []
-    for chunk in row_mapping.split_into_chunks(sorted(runs)):
+    for chunk in row_mapping.split_into_parameters(sorted(runs)):
         jobs += map(row_mapping.job_from_row, connection.execute(_BY_RUNS, {"runs": chunk}))
     return jobs
 

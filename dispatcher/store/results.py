@@ -229,7 +229,7 @@ def _finite_or_none(number: float | None) -> float | None:
 def count_outcomes(connection: Connection, job_ids: Sequence[str]) -> dict[str, OutcomeCounts]:
     """Return the outcome counts of the jobs that have results, by job id."""
     counts_by_job: dict[str, dict[str, int]] = {}
-    for chunk in row_mapping.split_into_chunks(job_ids):
+    for chunk in row_mapping.split_into_parameters(job_ids):
         for job, outcome, infrastructure, count in connection.execute(_COUNTS, {"jobs": chunk}):
             counts = counts_by_job.setdefault(job, dict.fromkeys(OutcomeCounts._fields, 0))
             counts[outcome if outcome in counts else "error"] += count

@@ -296,6 +296,17 @@ def split_into_chunks(items: Iterable[T], size: int = _MAX_VALUES) -> Iterator[l
         yield chunk
 
 
+def split_into_parameters(items: Iterable[T]) -> Iterator[list[T]]:
+    """Yield lists of values for ``column IN (...)``, each short enough for one statement.
+
+    The last value is repeated until there are 1, 2, 4, 8, ... of them.  So there are few different
+    statements, and each connection keeps few prepared ones.
+    """
+    for chunk in split_into_chunks(items):
+        size = min(1 << (len(chunk) - 1).bit_length(), _MAX_VALUES)
+        yield chunk + chunk[-1:] * (size - len(chunk))
+
+
 def insert_many(
     connection: Connection,
     table: Table,

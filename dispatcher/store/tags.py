@@ -53,7 +53,7 @@ def revoke_tag(connection: Connection, tag: int, *, actor: str, reason: str, at:
 def list_by_builds(connection: Connection, builds: Sequence[int]) -> list[model.Tag]:
     """Return all tags of several builds, revoked ones too, in the order of their creation."""
     all_tags: list[model.Tag] = []
-    for chunk in row_mapping.split_into_chunks(sorted(builds)):
+    for chunk in row_mapping.split_into_parameters(sorted(builds)):
         all_tags += map(row_mapping.tag_from_row, connection.execute(_BY_BUILDS, {"builds": chunk}))
     return all_tags
 

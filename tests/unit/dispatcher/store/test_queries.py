@@ -34,6 +34,7 @@ from dispatcher.store import (
     jobs,
     key_values,
     result_retention,
+    row_mapping,
     stage_runs,
     tables,
     tags,
@@ -424,3 +425,10 @@ def test_old_results_go_and_builds_stay(store: Store) -> None:
         ) == [old[3]]
         assert result_retention.list_referenced_digests(connection) == {"d0", "d1", "d3", "d4"}
         assert builds.get(connection, old[2]) is not None
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (3, [4]), (10_001, [10_000, 1])])
+def test_lists_of_values_have_few_different_lengths(count: int, sizes: list[int]) -> None:
+    values = list(row_mapping.split_into_parameters(range(count)))
+    assert [len(each) for each in values] == sizes
+    assert {value for each in values for value in each} == set(range(count))

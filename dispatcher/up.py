@@ -29,8 +29,10 @@ from .web.server import Server, create_app
 NOTIFY_SECRET_KEY = "notify.secret"
 #: Signals that stop the dispatcher.
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-#: Parameter M_ARENA_MAX of glibc's ``mallopt``.
-_M_ARENA_MAX = -8
+#: Parameters of glibc's ``mallopt``.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+#: Bytes from which a block is mapped by itself, and of free memory that the heap may end with.
+_MAX_HEAP_BLOCK = 128 << 10
 
 
 def run(settings: Settings, say: Callable[[str], None]) -> None:
@@ -54,7 +56,11 @@ def tune_process() -> None:
     gc.set_threshold(10_000, 10, 10)
     # With one heap for all threads, any thread can use memory that another one has freed.
     with contextlib.suppress(OSError, AttributeError):  # another libc
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_ARENA_MAX, 1)
+        # By default glibc raises both once a large block was freed, and keeps what it could return.
+        mallopt(_M_MMAP_THRESHOLD, _MAX_HEAP_BLOCK)
+        mallopt(_M_TRIM_THRESHOLD, _MAX_HEAP_BLOCK)
 
 
 class _CleanFormatter(logging.Formatter):

@@ -13,13 +13,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cached_property, partial
 
 from sqlalchemy import Connection
 
 from shell_runner.errors import NosejobsError, UsageError
 from shell_runner.hosts.heartbeat import backoff
-from shell_runner.pools.plugins import load_providers
 from shell_runner.pools.provider import Provider, ProviderFactory
 
 from ..configuration.settings import Pool, Settings
@@ -44,10 +43,16 @@ def check(settings: Settings, factories: Mapping[str, ProviderFactory] | None = 
 
     ``factories``: providers by kind; by default the built-in ones and those of plugins.
     """
-    factories = load_providers() if factories is None else factories
+    factories = _load_factories() if factories is None else factories
     for pool in settings.pools:
         provider = _factory(pool, factories)(settings.data / FOLDER / pool.kind)
         provider.check(pool.provider_options)
+
+
+def _load_factories() -> Mapping[str, ProviderFactory]:
+    from shell_runner.pools.plugins import load_providers  # 1 MB that few dispatchers need
+
+    return load_providers()
 
 
 def _factory(pool: Pool, factories: Mapping[str, ProviderFactory]) -> ProviderFactory:
@@ -87,7 +92,7 @@ class PoolManager:
         """
         self._store, self._settings = store, settings
         self._answer_timeout, self._retry_delay = answer_timeout, retry_delay
-        self._factories = load_providers() if factories is None else factories
+        self._given_factories = factories
         self._pools = {pool.name: pool for pool in settings.pools}
         self._providers: dict[str, Provider] = {}
         for pool in settings.pools:
@@ -319,8 +324,9 @@ class PoolManager:
 
     def _sweep(self) -> None:
         """Take down hosts that have no row, because an earlier process was killed."""
-        for kind in sorted(self._factories):
-            if (self._settings.data / FOLDER / kind).is_dir():
+        folder = self._settings.data / FOLDER
+        for kind in sorted(self._factories) if folder.is_dir() else ():
+            if (folder / kind).is_dir():
                 self._provider(kind)
         known = {host.name for host in self._rows()}
         for provider in self._providers.values():
@@ -328,6 +334,11 @@ class PoolManager:
                 self._log_errors(name, partial(provider.take_down, name, None))
 
     # -- providers ----------------------------------------------------------------
+
+    @cached_property
+    def _factories(self) -> Mapping[str, ProviderFactory]:
+        given = self._given_factories
+        return _load_factories() if given is None else given
 
     def _provider(self, kind: str) -> Provider:
         if kind not in self._providers:

@@ -5,7 +5,6 @@ The rules for folders are pytest's own, with its defaults.
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import functools
 import os
@@ -267,6 +266,8 @@ def _suggest_test(name: str, known: Sequence[str]) -> str:
     """Return a hint with the most similar name, or with a few of those that exist."""
     if not known:
         return "; there are no tests in this tree"
+    import difflib  # needed for errors only
+
     close = difflib.get_close_matches(name, known[:_MAX_SEARCHED_NAMES], 1)
     if close:
         return f"; did you mean {close[0]!r}?"

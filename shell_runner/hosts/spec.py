@@ -7,7 +7,6 @@ of a host of the inventory, else of a host with an agent.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -129,6 +128,8 @@ def _is_name(text: str) -> bool:
 
 
 def _find_similar(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    import difflib  # needed for errors only
+
     found = difflib.get_close_matches(word, list(known), 1, cutoff)
     return found[0] if found else ""
 

@@ -5,9 +5,6 @@ Must not know the queue. The POST is a hint: the receiver asks the host and beli
 
 import hashlib
 import hmac
-import http.client
-import urllib.error
-import urllib.request
 from typing import Any
 
 #: Seconds that connecting, sending and the response may take each.
@@ -31,15 +28,24 @@ def sign(secret: str, body: bytes) -> str:
     return "sha256=" + hmac.new(key, body, hashlib.sha256).hexdigest()
 
 
-class _RedirectRefuser(urllib.request.HTTPRedirectHandler):
-    """A handler that follows no redirect: the owner of the job named one address only."""
+def _build_opener() -> Any:
+    """Return an opener that follows no redirect: the owner of the job named one address only."""
+    import urllib.request
 
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
+    class RedirectRefuser(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *_: Any, **__: Any) -> None:
+            return None
+
+    return urllib.request.build_opener(RedirectRefuser)
 
 
 def post(url: str, secret: str, body: str) -> str:
     """Send ``body``; return an empty text on success, else the error."""
+    # Imported here, because most workers and dispatchers never send one, and it takes 1 MB.
+    import http.client
+    import urllib.error
+    import urllib.request
+
     if not url.lower().startswith(("http://", "https://")):
         return "not an http:// or https:// address"
     data = body.encode("utf-8", "surrogatepass")
@@ -48,7 +54,7 @@ def post(url: str, secret: str, body: str) -> str:
         headers[SIGNATURE_HEADER] = sign(secret, data)
     try:
         request = urllib.request.Request(url, data, headers, method="POST")
-        with urllib.request.build_opener(_RedirectRefuser).open(request, timeout=POST_TIMEOUT):
+        with _build_opener().open(request, timeout=POST_TIMEOUT):
             return ""
     except urllib.error.HTTPError as error:
         with error:

@@ -45,7 +45,7 @@ _END = 20.0
 _STAGES = ("unit", "smoke", "regression", "performance", "scalability", "resilience")
 #: Sources, and the projects of Buildbot: one command that says that it runs; all six stages;
 #: one command, of each of many commits.
-_HOOK, _CHAIN, _MANY = "hook", "chain", "many"
+_HOOK, _CHAIN, MANY = "hook", "chain", "many"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _OURS, _PEER = "nosejobs", "Buildbot"
 
@@ -172,7 +172,7 @@ def _to_ship(side: DispatcherUnderTest) -> Run:
 
 
 def _through(side: DispatcherUnderTest, count: int) -> Run:
-    return _timed(side, _MANY, count, lambda: side.await_end(_MANY))
+    return _timed(side, MANY, count, lambda: side.await_end(MANY))
 
 
 def _timed(side: DispatcherUnderTest, project: str, count: int, wait: Callable[[], None]) -> Run:
@@ -387,7 +387,7 @@ def run_nosejobs(folder: Path, hosts: int) -> Iterator[DispatcherUnderTest]:
     for name, stages, body in (
         (_HOOK, _STAGES[:1], f"echo runs > {heard.path}"),
         (_CHAIN, _STAGES, "exit 0"),
-        (_MANY, _STAGES[:1], "exit 0"),
+        (MANY, _STAGES[:1], "exit 0"),
     ):
         _write_tree(folder / name, stages, body)
     try:
@@ -397,7 +397,7 @@ def run_nosejobs(folder: Path, hosts: int) -> Iterator[DispatcherUnderTest]:
                 side = _Ours(folder, process, heard)
                 with contextlib.closing(side):
                     side.await_hosts(hosts)
-                    for name in (_HOOK, _CHAIN, _MANY):
+                    for name in (_HOOK, _CHAIN, MANY):
                         # Of a branch that nobody has seen only the last commit is built.
                         _timed(side, name, 1, lambda: None)
                     heard.line()
@@ -423,7 +423,7 @@ def _write_tree(tree: Path, stages: Sequence[str], body: str) -> None:
 
 def _write_config(folder: Path, agents: Sequence[fleet.Agent]) -> None:
     lines = ["[dispatcher]", 'data = "data"', 'listen = "127.0.0.1:0"', 'poll = "1h"']
-    for name in (_HOOK, _CHAIN, _MANY):
+    for name in (_HOOK, _CHAIN, MANY):
         lines += [f"[sources.{name}]", f'git = "{name}"', 'bursts = "every"']
     for each in agents:
         spec = "//".join(

@@ -20,7 +20,7 @@ from measure import Contender, Run, RunFailed
 
 NAME = "shipping"
 _NOTES = (
-    "A run of ours: start of the interpreter, connection, scan, sending, a fresh tree over there, "
+    "A run of ours: start of the interpreter, connection, scan, sending, the tree over there, "
     "one slot ready, end. A run of rsync updates the tree that it left. Cold: the host has "
     "nothing, and nothing is known of the tree here. Warm: nothing has changed. Changed: one "
     "file of 1 KB has. Files are in memory where the machine allows it, on both sides. "
@@ -29,6 +29,8 @@ _NOTES = (
 #: Seconds after which a file can be trusted to be as it was when it was read.
 _SETTLED = 2.2
 _MB = 1 << 20
+#: Files of a tree whose run costs what a run costs without files.
+_FEW = 10
 
 
 def main(smoke: bool) -> dict[str, Any]:
@@ -51,8 +53,33 @@ def main(smoke: bool) -> dict[str, Any]:
             words = f"{title}, {measure.format_rounds(rounds)}"
             base = next(iter(runs))
             found["tables"].append(measure.table(words, runs, base, _NOTES, memory=True))
+            if make.func is _many:
+                found["tables"].append(_measure_further(folder, config, runs, count, rounds))
             found |= {f"{title}, {name}: bytes sent": _bytes(done) for name, done in runs.items()}
     return found
+
+
+def _measure_further(
+    folder: Path, config: Path, runs: dict[str, list[Run]], count: int, rounds: int
+) -> dict[str, Any]:
+    """Return the cost of the files alone: without that of a run with few files."""
+    tree = folder / "few" / "tree"
+    _many(_FEW, tree)
+    few = measure.in_turn(list(_contenders(tree, config)), rounds)
+    costs = {
+        name: [
+            Run(max(b.wall - a.wall, 0.001), b.cpu - a.cpu, 0, 0)
+            for a, b in zip(few[name], many, strict=True)
+        ]
+        for name, many in runs.items()
+    }
+    title = f"{count - _FEW} further files alone, {measure.format_rounds(rounds)}"
+    note = (
+        f"Difference of a run with {count} files and one with {_FEW}, which starts the same "
+        "interpreters and connections. Ratio: to a cold rsync -a, or to our own cold run."
+    )
+    base = "rsync -a, cold" if "rsync -a, cold" in costs else next(iter(costs))
+    return measure.table(title, costs, base, [note])
 
 
 def _bytes(runs: list[Run]) -> int:

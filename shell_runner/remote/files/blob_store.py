@@ -103,12 +103,13 @@ class BlobStore:
         """
         seen: Set[str] = set()
         numbers = []
+        names = set(os.listdir(self.folder))
         for number, entry in enumerate(entries):
             if entry.kind == FILE and entry.digest not in seen:
                 seen.add(entry.digest)
-                if not self.has_blob(entry.digest, entry.size):
+                # In a new cache, no content must be looked for.
+                if entry.digest[:2] not in names or not self.has_blob(entry.digest, entry.size):
                     numbers.append(number)
-        names = set(os.listdir(self.folder)) if numbers else set()
         offsets = [
             (number, self._resume_offset(entries[number]))
             for number in numbers

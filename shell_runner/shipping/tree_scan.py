@@ -294,15 +294,19 @@ def _hash_files(
 def _hash_file(full: str, count: _HashingProgress) -> tuple[str, int] | None:
     """Return the SHA-256 in hex and the number of bytes it covers; None if the file is gone."""
     try:
-        with open(full, "rb", buffering=0) as file:
-            data = file.read(_FIRST_READ_SIZE) or b""
+        # A file object would cost more than the reading of a small file.
+        descriptor = os.open(full, os.O_RDONLY)
+        try:
+            data = os.read(descriptor, _FIRST_READ_SIZE)
             seen, size = hashlib.sha256(data), len(data)
             count.done += size
             while size >= _FIRST_READ_SIZE and data:
-                data = file.read(_CHUNK_SIZE) or b""
+                data = os.read(descriptor, _CHUNK_SIZE)
                 seen.update(data)
                 size += len(data)
                 count.done += len(data)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return None
     except OSError as error:

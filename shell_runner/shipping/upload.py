@@ -276,8 +276,11 @@ def _parse_missing(entries: Sequence[ManifestEntry], answer: list[Any]) -> _Miss
 
 def _read_small(root: Path, entry: ManifestEntry) -> bytes:
     """Read a file up to its scanned size: one that has grown since (our own log?) does no harm."""
-    with open(os.path.join(root, entry.path), "rb", buffering=0) as file:
-        data = file.read(entry.size) or b""
+    descriptor = os.open(os.path.join(root, entry.path), os.O_RDONLY)
+    try:
+        data = os.read(descriptor, entry.size)
+    finally:
+        os.close(descriptor)
     if _sha256(data) != entry.digest:
         raise _make_changed_error(root, entry)
     return data

@@ -39,14 +39,17 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def reads(root: Path, monkeypatch: pytest.MonkeyPatch) -> Reads:
     """Return a function that returns the files of the tree that were opened since its last call."""
     opened: list[str] = []
-    real = builtins.open
 
-    def spy(name: Any, *arguments: Any, **more: Any) -> Any:
-        if isinstance(name, (str, Path)) and str(name).startswith(f"{root}/"):
-            opened.append(os.path.relpath(name, root))
-        return real(name, *arguments, **more)
+    def watch(real: Callable[..., Any]) -> Callable[..., Any]:
+        def spy(name: Any, *arguments: Any, **more: Any) -> Any:
+            if isinstance(name, (str, Path)) and str(name).startswith(f"{root}/"):
+                opened.append(os.path.relpath(name, root))
+            return real(name, *arguments, **more)
 
-    monkeypatch.setattr(builtins, "open", spy)
+        return spy
+
+    monkeypatch.setattr(builtins, "open", watch(builtins.open))
+    monkeypatch.setattr(os, "open", watch(os.open))
 
     def since() -> list[str]:
         names = sorted(opened)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 from collections import deque
 from typing import Deque, List, Optional, Set, Tuple, Union
 
@@ -47,13 +48,17 @@ def _spawn_slot(arguments: Tuple[str, ...]) -> "subprocess.Popen[bytes]":
 class ForkedProcess:
     """A slot that is a fork of this process, which starts no interpreter and loads no module.
 
-    Implements the methods of ``subprocess.Popen`` that a slot needs.
+    Implements the methods of ``subprocess.Popen`` that a slot needs.  The child has one thread; of
+    the locks that others may have held, those of Python and glibc are made free again, and the
+    slot uses no other.
     """
 
     def __init__(self, arguments: Tuple[str, ...], folder: str) -> None:
         sys.stderr.flush()
         self._status: Optional[int] = None
-        self.pid = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, about threads
+            self.pid = os.fork()
         if self.pid == 0:
             _run_slot_and_exit(arguments, folder)
 
@@ -100,9 +105,11 @@ def _run_slot_and_exit(arguments: Tuple[str, ...], folder: str) -> None:
         # A finalizer of the parent's objects would close descriptors that the slot has reused.
         gc.freeze()
         _close_other_descriptors(int(arguments[1]))
+        _silence_standard_streams()
         # /proc shows the environment of the parent for a fork, so the slots of an attempt are
         # recognized by their working directory.
-        os.chdir(folder)
+        with contextlib.suppress(OSError):  # each test changes it, and says why if it cannot
+            os.chdir(folder)
         slot.main(arguments)
         status = 0
     except BaseException:
@@ -110,6 +117,25 @@ def _run_slot_and_exit(arguments: Tuple[str, ...], folder: str) -> None:
     finally:
         sys.stderr.flush()
         os._exit(status)
+
+
+def is_fork_safe() -> bool:
+    """Return whether a process with threads may be forked to start a slot.
+
+    The child allocates memory, which only glibc allows then.
+    """
+    try:
+        return bool(os.confstr("CS_GNU_LIBC_VERSION"))
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+def _silence_standard_streams() -> None:
+    """Connect standard input and output to /dev/null, as for a slot in a new interpreter."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
 
 
 def _close_other_descriptors(kept: int) -> None:
@@ -130,7 +156,8 @@ class SlotHandle:
     def __init__(self, number: int, setup: Setup, base: str, forked: bool = False) -> None:
         """Start the slot with the scratch directory ``base``.
 
-        With ``forked`` the slot is a fork of this process, which then must have no threads.
+        With ``forked`` the slot is a fork of this process; if it has threads, only where
+        ``is_fork_safe``.
         """
         self.number = number
         self.assigned: Deque[Test] = deque()

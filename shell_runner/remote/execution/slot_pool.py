@@ -143,7 +143,8 @@ class SlotPool:
         """Create a pool whose slots have their scratch directories in ``folder``.
 
         :meth:`wait` also returns when ``wake_fd`` is readable; the owner drains it.  With
-        ``forks`` the slots are forks of this process, which then must have no threads.
+        ``forks`` the slots are forks of this process; if it has threads, only where
+        ``is_fork_safe``.
         """
         self._listener = listener
         self._folder = folder

@@ -15,6 +15,7 @@ from typing import Any, Callable, Deque, Dict, Iterable, List, Optional
 from ..execution import resource_locks
 from ..execution.artifacts import ArtifactPiece
 from ..execution.slot import setup_from_row
+from ..execution.slot_handle import is_fork_safe
 from ..execution.slot_pool import SlotPool, SlotStartError
 from ..files import blob_store, cache_eviction, remove_tree, session_dirs
 from ..files.kept_trees import SessionTree
@@ -42,7 +43,7 @@ class LiveSession(ChannelSession):
         self.credit = CREDIT_BYTES
         self.setup: Optional[Setup] = None
         self.folder, self._lock = session_dirs.create_session_folder()
-        self.pool = SlotPool(self, self.folder, self._wake_read)
+        self.pool = SlotPool(self, self.folder, self._wake_read, forks=is_fork_safe())
         self.receiver: Optional[UploadReceiver] = None
         self.tree = SessionTree(self._root, blob_store.cache_folder())
         #: Bytes of files that the host may keep for other sessions.

@@ -49,6 +49,8 @@ class ScratchDirectories:
         self._identity = _identify(os.fstat(self._descriptor))
         self._mounts = _MountWatch()
         self.paths = {name: os.path.join(self.base, name) for name in names}
+        #: The names in ``base`` of the directories.
+        self._entries = {name: name for name in names}
         self._fingerprints: Dict[str, _Fingerprint] = {}
 
     def prepare(self) -> None:
@@ -86,7 +88,7 @@ class ScratchDirectories:
         try:
             if _identify(os.stat(self.base, follow_symlinks=False)) != self._identity:
                 return []
-            descriptor = os.open(self._entry(name), DIRECTORY_FLAGS, dir_fd=self._descriptor)
+            descriptor = os.open(self._entries[name], DIRECTORY_FLAGS, dir_fd=self._descriptor)
         except OSError:
             return []
         try:
@@ -103,7 +105,7 @@ class ScratchDirectories:
         target = self._name + suffix
         try:
             os.rename(
-                self._entry(name), target, src_dir_fd=self._descriptor, dst_dir_fd=self._parent
+                self._entries[name], target, src_dir_fd=self._descriptor, dst_dir_fd=self._parent
             )
         except OSError:
             return None
@@ -117,13 +119,9 @@ class ScratchDirectories:
         """Remove ``base``, as far as possible."""
         remove_entry(self._parent, self._name)
 
-    def _entry(self, name: str) -> str:
-        """Return the name in ``base`` of a directory."""
-        return os.path.basename(self.paths[name])
-
     def _is_unchanged(self, name: str) -> bool:
         try:
-            status = os.stat(self._entry(name), dir_fd=self._descriptor, follow_symlinks=False)
+            status = os.stat(self._entries[name], dir_fd=self._descriptor, follow_symlinks=False)
         except OSError:
             return False
         if status.st_mtime_ns != _UNCHANGED_MTIME_NS:
@@ -133,6 +131,7 @@ class ScratchDirectories:
     def _recreate(self, name: str) -> None:
         self._fingerprints.pop(name, None)
         entry = _create_directory(self._descriptor, name)
+        self._entries[name] = entry
         self.paths[name] = os.path.join(self.base, entry)
         descriptor = os.open(entry, DIRECTORY_FLAGS, dir_fd=self._descriptor)
         try:

@@ -12,10 +12,10 @@ from ..protocol.model import ParsedOutput
 
 def remove_tree_path(parsed: Optional[ParsedOutput], root: str) -> Optional[ParsedOutput]:
     """Return ``parsed`` with paths below ``root`` in names and groups made relative to it."""
+    if parsed is None:  # before paths are resolved, which takes a tenth of the time of a short test
+        return None
     roots = [path for path in {root, os.path.realpath(root)} if len(path) > 1]
-    if parsed is None or not any(
-        path in case.name or path in case.group for case in parsed.cases for path in roots
-    ):
+    if not any(path in case.name or path in case.group for case in parsed.cases for path in roots):
         return parsed
     # The path must not be the middle of a longer one.
     choices = "|".join(re.escape(path) for path in sorted(roots, key=len, reverse=True))

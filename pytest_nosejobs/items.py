@@ -17,8 +17,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from shell_runner.collection.metadata import make_test
-from shell_runner.collection.plan import DEFAULT_TIMEOUT
+from shell_runner.collection.metadata import DEFAULT_TIMEOUT, make_test
 from shell_runner.collection.programs import Program
 from shell_runner.errors import NosejobsError
 from shell_runner.remote.protocol.command_words import build_command, expand_placeholders

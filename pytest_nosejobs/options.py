@@ -13,12 +13,16 @@ from typing import IO
 
 import pytest
 
-from shell_runner.collection.metadata import Metadata, apply_values, resolve_defaults
-from shell_runner.collection.plan import DEFAULT_TIMEOUT
+from shell_runner.collection.metadata import (
+    DEFAULT_TIMEOUT,
+    Metadata,
+    apply_values,
+    resolve_defaults,
+)
 from shell_runner.config import Config, load_config
 from shell_runner.config_file import find_root
 from shell_runner.hosts import spec
-from shell_runner.hosts.fleet import HOST_TIMEOUT
+from shell_runner.hosts.heartbeat import HOST_TIMEOUT
 from shell_runner.junit_style import PROPERTY_PLACES
 from shell_runner.remote.protocol.model import Setup
 from shell_runner.shipping.file_selection import Selection

@@ -94,12 +94,16 @@ class SessionPlugin:
         rules = CollectionRules(chosen.config, chosen.patterns, chosen.defaults, chosen.repeat)
         settings = ItemSettings(chosen.root, chosen.timeout, output_formats.by_suffix)
         self._gc_tuning = GcTuning()
+        is_shown_only = any(config.getoption(name, False) for name in _SHOW_ONLY_OPTIONS)
+        self._will_run_hosts = bool(self.specs) and not is_shown_only
+        will_run_here = not self.specs and not is_shown_only
         self.collection = Collection(
             config,
             rules,
             self.local_runner,
             settings,
             chosen.is_strict,
+            self.local_runner.prepare if will_run_here else lambda: None,
             self._gc_tuning.begin,
         )
         # Pytest's own cleanup comes first and collects garbage once more; ours is exempt.
@@ -122,7 +126,7 @@ class SessionPlugin:
         if not self.specs:
             return
         self._gc_tuning.begin()
-        if not any(self.config.getoption(name, False) for name in _SHOW_ONLY_OPTIONS):
+        if self._will_run_hosts:
             from .remote_run import RemoteRun  # not needed, and not loaded, without hosts
 
             self.remote_run = RemoteRun(self.services, self.specs, self._gc_tuning)

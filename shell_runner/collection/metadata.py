@@ -75,6 +75,8 @@ class Metadata:
 
 # -- values: those of a comment are strings, with commas in lists; a table has TOML values -----
 
+#: Seconds until a test is stopped, unless it or the run sets another limit.
+DEFAULT_TIMEOUT = 600.0
 _FLAGS = {"yes": True, "true": True, "no": False, "false": False}
 
 

@@ -18,12 +18,9 @@ from ..remote.protocol.job import JobTest
 from ..reporting.report_text import unmet_message
 from ..validators import format_suggestion
 from .file_names import DEFAULT_PATTERNS
-from .metadata import Metadata, make_test, resolve_defaults
+from .metadata import DEFAULT_TIMEOUT, Metadata, make_test, resolve_defaults
 from .programs import CollectionRules
 from .tree_walker import Run, TreeWalker
-
-#: Seconds until a test is stopped, unless it or the run sets another limit.
-DEFAULT_TIMEOUT = 600.0
 
 
 @dataclass(frozen=True)

@@ -13,19 +13,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import MAX_SLOTS
 from ..errors import HostError, HostOpenError
 from ..remote.protocol import frames
 from ..remote.protocol.model import HostFacts, Setup, Test, host_facts_from_json
-from ..shipping.tree_scan import SourceTree
-from ..shipping.upload import Shipped, ship
 from ..text import to_single_line
 from .frame_guard import MAX_PAYLOAD_BYTES
 from .gateway import OPEN_TIMEOUT, Gateway
-from .heartbeat import HostHealth, SilenceMonitor, backoff
+from .heartbeat import HOST_TIMEOUT, HostHealth, SilenceMonitor, backoff
 from .spec import HostSpec
+
+if TYPE_CHECKING:
+    from ..shipping.tree_scan import SourceTree
+    from ..shipping.upload import Shipped
 
 #: Bytes that are processed before their credit is returned.
 _CREDIT_BATCH_SIZE = 1 << 20
@@ -38,8 +40,6 @@ _CONNECTION_ENDED = "the connection ended"
 _MAX_FACT_CHARS = 100
 #: The beginning of the answer to a ping, which is a frame of its own and costs no credit.
 _PONG_PREFIX = b'J[["pong",'
-#: Seconds of silence after which a host is lost.
-HOST_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,7 @@ class Host:
 
     def _ship(self, tree: SourceTree) -> str:
         """Send the tree; return its root on the host."""
+        from ..shipping.upload import ship  # hosts on this machine need no copy of the tree
 
         def report(done: int, total: int) -> None:
             self.shipping_progress = (done, total)

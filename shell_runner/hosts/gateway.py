@@ -176,19 +176,18 @@ class Gateway:
         raise self._explain_failure(box[0] if box else None)
 
     def _execnet_spec(self) -> str:
-        is_measured = any(name in os.environ for name in _COVERAGE_VARIABLES)
         if self.spec.kind == "popen":
-            python = self.spec.python
-            if is_measured:  # without site, coverage.py does not start; the host needs neither
-                python = f"{python or shlex.quote(sys.executable)} -S"
-            return f"popen//execmodel=main_thread_only{f'//python={python}' if python else ''}"
+            # Without site, which the host does not need, Python starts sooner, and tools that
+            # measure every interpreter by it, such as coverage.py, do not start.
+            python = f"{self.spec.python or shlex.quote(sys.executable)} -S"
+            return f"popen//execmodel=main_thread_only//python={python}"
         from . import proxy  # it costs some milliseconds, which only other hosts need
 
         assert self._errors is not None
         settings: dict[str, str | int | float] = {**make_proxy_settings(self.spec)}
         settings |= {"errors": self._errors.path, "silence": self._silence}
         python = f"{sys.executable} -P {Path(proxy.__file__)} {proxy.encode_settings(settings)}"
-        if is_measured:
+        if any(name in os.environ for name in _COVERAGE_VARIABLES):
             unset = " ".join(f"-u {name}" for name in _COVERAGE_VARIABLES)
             python = f"env {unset} {python}"
         return f"popen//execmodel=main_thread_only//python={python}"

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import enum
 
+#: Seconds of silence after which a host is lost.
+HOST_TIMEOUT = 10.0
 #: Seconds before the first attempt to open a lost host again, and the maximum for later ones.
 _FIRST_REOPEN_DELAY, _MAX_REOPEN_DELAY = 1.0, 30.0
 

@@ -5,14 +5,9 @@ outside the standard library and must parse on any Python 3, so that it can repo
 too old.  Owns the cache of unpacked code.
 """
 
-import hashlib
 import importlib
-import io
 import os
-import shutil
 import sys
-import tempfile
-import zipfile
 from typing import Any, Iterable, Iterator, Optional
 
 #: Modules that every host needs.
@@ -46,6 +41,8 @@ def list_cache_folders() -> Iterator[str]:
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if os.path.isabs(cache):
         yield os.path.join(cache, "nosejobs", "code")
+    import tempfile
+
     yield os.path.join(tempfile.gettempdir(), "nosejobs-code-%d" % os.getuid())
 
 
@@ -76,6 +73,8 @@ def unpack_code(digest: str, data: bytes) -> str:
 
     Raises ValueError if ``data`` does not have this digest, OSError if no folder is usable.
     """
+    import hashlib  # most hosts have the code already, and start sooner without these modules
+
     if hashlib.sha256(data).hexdigest() != digest:
         raise ValueError("the received code does not match its digest")
     last_error = OSError("no cache folder for the code")
@@ -88,6 +87,11 @@ def unpack_code(digest: str, data: bytes) -> str:
 
 
 def _unpack(path: str, folder: str, data: bytes) -> str:
+    import io
+    import shutil
+    import tempfile
+    import zipfile
+
     os.makedirs(folder, mode=0o700, exist_ok=True)
     if not is_private(folder):
         raise OSError("%s is writable by other users" % folder)

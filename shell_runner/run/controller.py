@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import HostError
-from ..hosts.fleet import HOST_TIMEOUT, Fleet, FrameReceived, Host, HostEnded, HostReady
+from ..hosts.fleet import Fleet, FrameReceived, Host, HostEnded, HostReady
+from ..hosts.heartbeat import HOST_TIMEOUT
 from ..remote.execution import resource_locks
 from ..remote.protocol.model import Execution, Problem, Test, execution_from_row
 from ..remote.protocol.verdict import is_retryable

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from shell_runner.collection.metadata import Metadata
-from shell_runner.collection.plan import DEFAULT_TIMEOUT, Plan, make_plan
+from shell_runner.collection.metadata import DEFAULT_TIMEOUT, Metadata
+from shell_runner.collection.plan import Plan, make_plan
 from shell_runner.config import load_config
 from shell_runner.errors import InvalidConfig, InvalidMetadata, UsageError
 from tests.helpers.single_host_run import write_program

@@ -106,6 +106,7 @@ def _run_slot_and_exit(arguments: Tuple[str, ...], folder: str) -> None:
         gc.freeze()
         _close_other_descriptors(int(arguments[1]))
         _silence_standard_streams()
+        _limit_imports()
         # /proc shows the environment of the parent for a fork, so the slots of an attempt are
         # recognized by their working directory.
         with contextlib.suppress(OSError):  # each test changes it, and says why if it cannot
@@ -136,6 +137,18 @@ def _silence_standard_streams() -> None:
     os.dup2(null, 0)
     os.dup2(null, 1)
     os.close(null)
+
+
+def _limit_imports() -> None:
+    """Let the slot import only what a new interpreter with ``-I -S`` could: no file of the tree."""
+    package = sys.modules[__name__.split(".", 1)[0]].__file__ or ""
+    kept = [
+        os.path.dirname(os.path.dirname(os.path.abspath(package))),
+        os.path.dirname(os.__file__),
+    ]
+    version = sys.version_info[:2]
+    names = ["python%d.%d" % version, "lib-dynload", "python%d%d.zip" % version]
+    sys.path[:] = [path for path in sys.path if path in kept or os.path.basename(path) in names]
 
 
 def _close_other_descriptors(kept: int) -> None:

@@ -12,6 +12,9 @@ from shell_runner.remote.protocol.model import Execution, Result, Setup, Test, e
 from shell_runner.remote.protocol.verdict import judge
 from shell_runner.shipping.tree_scan import scan
 
+#: A command of the shell that leaves a process, whose name is not that of the shell any more.
+LEAVE_SLEEP = "sleep 60 & until grep -qx sleep /proc/$!/comm; do :; done"
+
 
 class HostRun:
     """A run on one host with the programs of the tree ``root``."""

@@ -5,6 +5,8 @@ import xml.etree.ElementTree as ET
 import junitparser
 import pytest
 
+from tests.helpers.single_host_run import LEAVE_SLEEP
+
 from .conftest import Project
 
 HOSTS = "--nosejobs=2*popen"
@@ -30,7 +32,7 @@ def test_binary_garbage_parses_with_every_parser(project: Project, hosts: tuple[
 
 
 def test_properties_say_where_and_how(project: Project) -> None:
-    project.add("test_pass", "sleep 60 &")
+    project.add("test_pass", LEAVE_SLEEP)
     project.add("test_fail", "exit 3")
     project.add("test_kill", "kill -9 $$")
     project.file("test_py.py", "def test_one(): pass\n")

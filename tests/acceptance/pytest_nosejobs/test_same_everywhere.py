@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.single_host_run import LEAVE_SLEEP
 from tests.helpers.sshd import Sshd
 
 from .conftest import Project
@@ -19,7 +20,7 @@ SCRIPTS: dict[str, str | bytes] = {
     "test_green_timeout": "# nosejobs: timeout=0.3\ntrap 'exit 0' TERM; sleep 60 & wait",
     "test_silent": "exit 1",
     "test_binary_output": "printf '\\000\\377\\033[31mred\\033[0m\\007'; exit 1",
-    "test_leaves": "sleep 60 & exit 1",
+    "test_leaves": f"{LEAVE_SLEEP}; exit 1",
     "test_cwd": '[ -f ./test_pass ] && [ -f "$TEST_SRCDIR/test_pass" ] && cat data.txt',
     "test_env": '# nosejobs: env=A=1,B=2\n[ "$A$B" = 12 ] && [ -z "$PYTEST_CURRENT_TEST" ]',
     "test_vars": "env | cut -d= -f1 | grep -Ev '^(LANG|LC_|TZ|USER|LOGNAME|SHELL|.*_proxy)' | sort",

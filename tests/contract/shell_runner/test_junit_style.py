@@ -9,7 +9,7 @@ import pytest
 from lxml import etree
 
 from tests.helpers import junit_compare
-from tests.helpers.single_host_run import write_program
+from tests.helpers.single_host_run import LEAVE_SLEEP, write_program
 
 from .test_plan_and_junit import ATTEMPTS, HOST, THIRD, XML, run_job, run_pytest
 
@@ -21,7 +21,7 @@ TREE = {
     "net/test_fail.sh": "echo out; exit 3",
     "net/test_skip": "exit 77",
     "test_error": "exit 99",
-    "test_leaves": "sleep 60 & exit 1",
+    "test_leaves": f"{LEAVE_SLEEP}; exit 1",
     "test_repeat": "# nosejobs: repeat=2\nexit 1",
     "test_odd": "printf '1..1\\nnot ok 1 - \\001<&>\\377\\n'; exit 1",
     "tap/test_mixed": "printf '1..4\\nok 1 - a\\nnot ok 2 - b # TODO soon\\nok 3 - c # TODO\\n"

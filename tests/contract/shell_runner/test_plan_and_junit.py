@@ -20,7 +20,7 @@ from shell_runner.remote.protocol.model import Execution, Problem
 from shell_runner.reporting import junit
 from tests.helpers import junit_compare
 from tests.helpers.node_ids import get_program_id
-from tests.helpers.single_host_run import write_program
+from tests.helpers.single_host_run import LEAVE_SLEEP, write_program
 
 HERE = Path(__file__).parents[3]
 HOST = "lab"
@@ -51,9 +51,9 @@ TREE: dict[str, str | bytes] = {
     "test_error": "exit 99",
     "test_signal": "kill -SEGV $$",
     "test_timeout": "# nosejobs: timeout=0.3\necho before; sleep 60",
-    "test_leaves": "sleep 60 & exit 1",
-    "test_leaves_green": "# nosejobs: leftovers=fail\nsleep 60 & exit 0",
-    "test_leaves_quietly": "sleep 60 & exit 0",
+    "test_leaves": f"{LEAVE_SLEEP}; exit 1",
+    "test_leaves_green": f"# nosejobs: leftovers=fail\n{LEAVE_SLEEP}; exit 0",
+    "test_leaves_quietly": f"{LEAVE_SLEEP}; exit 0",
     "test_no_interpreter": b"#!/no/such/thing\n",
     "test_cr": b"#!/bin/sh\r\nexit 0\r\n",
     "test_foreign": b"\x7fELF\x02\x01\x01" + bytes(100),

@@ -15,7 +15,7 @@ import pytest
 from shell_runner.errors import HostOpenError
 from shell_runner.hosts import gateway
 from tests.helpers.queue_host import QueueHost
-from tests.helpers.single_host_run import HostRun
+from tests.helpers.single_host_run import LEAVE_SLEEP, HostRun
 
 SH = "#!/bin/sh\n"
 _FOLDERS = [*os.get_exec_path(), "~/.pyenv/versions/*/bin", "/opt/python*/bin", "/usr/bin"]
@@ -67,7 +67,7 @@ def test_a_host_works_under_another_version(version: tuple[int, int], tmp_path: 
             "\udcff",
         )
         assert len(execution.stdout.text.split()) == 3
-        assert bench.run(f"{SH}sleep 60 & exit 0").leftovers == ("sleep",)
+        assert bench.run(f"{SH}{LEAVE_SLEEP}; exit 0").leftovers == ("sleep",)
         assert bench.run(f"{SH}sleep 60", timeout=0.2).timed_out
         assert bench.run("#!/no/such\n").problem == "no-interpreter"
         assert bench.run(f"{SH}ls /proc/self/fd").stdout.text.split() == ["0", "1", "2", "3"]

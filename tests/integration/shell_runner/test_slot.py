@@ -128,6 +128,13 @@ def test_a_fork_storm_ends(host_run: HostRun, folder: Path) -> None:
 # -- leftovers --------------------------------------------------------------------
 
 
+#: Wait until all processes that shall become ``sleep`` have its name.
+WAIT_FOR_SLEEP = """
+until [ "$(grep -lszx M=$M /proc/[0-9]*/environ | sed s/environ/comm/ | xargs cat 2>/dev/null |
+    grep -cx sleep)" = %d ]; do sleep 0.02; done
+"""
+
+
 @pytest.mark.parametrize(
     ("command", "names"),
     [
@@ -141,7 +148,8 @@ def test_a_fork_storm_ends(host_run: HostRun, folder: Path) -> None:
 def test_what_outlives_a_program_is_named_and_killed(
     host_run: HostRun, folder: Path, command: str, names: tuple[str, ...]
 ) -> None:
-    execution = host_run.run(f"{SH}M={folder}; export M; {command}\nexit 0")
+    wait = WAIT_FOR_SLEEP % names.count("sleep")
+    execution = host_run.run(f"{SH}M={folder}; export M; {command}\n{wait}exit 0")
     assert (execution.exit_status, tuple(sorted(execution.leftovers))) == (0, names)
     assert wait_until_gone(str(folder), 0), "it lives on after its test was reported"
 

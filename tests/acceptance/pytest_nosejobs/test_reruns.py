@@ -6,6 +6,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from tests.helpers.pytest_processes import run_pytest
+
 HERE_AND_THERE = pytest.mark.parametrize("args", [(), ("--nosejobs=2*popen",)])
 
 #: Fails twice and passes when it runs for the third time.
@@ -23,7 +25,7 @@ def runs(pytester: pytest.Pytester, name: str) -> int:
 
 
 def run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *args, timeout=120)
+    return run_pytest(pytester.path, "-p", "no:cacheprovider", *args, all_plugins=True)
 
 
 @HERE_AND_THERE

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.helpers.pytest_processes import run_pytest
+
 pytest.importorskip("pytest_timeout")
 
 HERE_AND_THERE = pytest.mark.parametrize("args", [(), ("--nosejobs=2*popen",)])
@@ -17,7 +19,7 @@ def script(pytester: pytest.Pytester, name: str, text: str) -> None:
 
 
 def run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *args, timeout=120)
+    return run_pytest(pytester.path, "-p", "no:cacheprovider", *args, all_plugins=True)
 
 
 def check_timed_out(result: pytest.RunResult, seconds: str) -> None:

@@ -74,14 +74,12 @@ class Collection:
         runner: ItemRunner,
         settings: ItemSettings,
         is_strict: bool = False,
-        expect_tests: Callable[[], object] = lambda: None,
         expect_many: Callable[[], object] = lambda: None,
     ) -> None:
         """``runner`` and ``settings`` are passed to the items.
 
         ``is_strict``: a file that looks like a test and is not collected is an error.
-        ``expect_tests`` is called with the first program, ``expect_many`` once there are
-        ``MANY_PROGRAMS``.
+        ``expect_many`` is called once there are ``MANY_PROGRAMS``.
         """
         self._config = config
         self._rules = rules
@@ -90,7 +88,6 @@ class Collection:
         self._prefix = str(config.rootpath) + os.sep
         self._registered_tags: set[str] = set()
         self._is_strict = is_strict
-        self._expect_tests = expect_tests
         self._expect_many = expect_many
         self._program_count = 0
         #: Results of the rules by path and whether the user named the file: for each argument,
@@ -161,8 +158,6 @@ class Collection:
         """
         self._register_tags(program)
         self._program_count += 1
-        if self._program_count == 1:
-            self._expect_tests()
         if self._program_count == MANY_PROGRAMS:
             self._expect_many()
         if is_named or program.runs > 1:

@@ -96,14 +96,13 @@ class SessionPlugin:
         self._gc_tuning = GcTuning()
         is_shown_only = any(config.getoption(name, False) for name in _SHOW_ONLY_OPTIONS)
         self._will_run_hosts = bool(self.specs) and not is_shown_only
-        will_run_here = not self.specs and not is_shown_only
+        self._will_run_here = not self.specs and not is_shown_only
         self.collection = Collection(
             config,
             rules,
             self.local_runner,
             settings,
             chosen.is_strict,
-            self.local_runner.prepare if will_run_here else lambda: None,
             self._gc_tuning.begin,
         )
         # Pytest's own cleanup comes first and collects garbage once more; ours is exempt.
@@ -175,7 +174,12 @@ class SessionPlugin:
         other_plugins.take_retries(self.config, select_shell_items(items))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Exempt thousands of programs from the search for garbage."""
+        """Open this machine for the first test; exempt many programs from the search for garbage.
+
+        The machine takes threads, which Python tests that fork do not expect before a shell test.
+        """
+        if self._will_run_here and session.items and isinstance(session.items[0], ShellItem):
+            self.local_runner.prepare()
         programs = len(select_shell_items(session.items))
         if programs < len(session.items):
             if self.remote_run is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.pytest_nosejobs.conftest import Project
+from tests.acceptance.pytest_nosejobs.conftest import Project, outcomes
 
 #: A conftest file that writes the names of the project's modules that a session has loaded.
 OBSERVER = """
@@ -135,3 +135,13 @@ def test_invalid_settings_are_errors_without_shell_tests(
 def read_properties(path: Path) -> list[tuple[str | None, str | None]]:
     """Return the names and values of all properties in a file of JUnit XML."""
     return [(each.get("name"), each.get("value")) for each in ET.parse(path).iter("property")]
+
+
+def test_python_tests_before_a_program_have_the_process_to_themselves(project: Project) -> None:
+    project.file(
+        "test_python.py",
+        "import threading\ndef test_threads(): assert threading.active_count() == 1\n",
+    )
+    project.add("test_script.sh")
+    assert outcomes(project.run()) == {"passed": 2}
+    assert outcomes(project.run("-k", "threads")) == {"passed": 1, "deselected": 1}

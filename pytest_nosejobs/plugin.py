@@ -8,6 +8,7 @@ report that needs it.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ class SessionPluginLoader:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._patterns = tuple(config.getini("nosejobs_patterns"))
+        self._import_path = sys.path[:]
         self._has_started = False
         self._loaded: SessionPlugin | None = None
 
@@ -62,12 +64,22 @@ class SessionPluginLoader:
         Raises pytest.UsageError for invalid options, or an invalid nosejobs.toml.
         """
         if self._loaded is None:
-            from .session_plugin import register_session_plugin
-
-            self._loaded = register_session_plugin(self._config)
+            self._loaded = self._register()
             if self._has_started:
                 self._loaded.start_session()
         return self._loaded
+
+    def _register(self) -> SessionPlugin:
+        """Import the other hooks and register them.
+
+        Pytest may have added folders of Python tests to the path, with a queue.py of their own.
+        """
+        current, sys.path[:] = sys.path[:], self._import_path
+        try:
+            from .session_plugin import register_session_plugin
+        finally:
+            sys.path[:] = current
+        return register_session_plugin(self._config)
 
     def pytest_sessionstart(self) -> None:
         """Start opening the hosts."""

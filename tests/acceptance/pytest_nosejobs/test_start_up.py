@@ -145,3 +145,10 @@ def test_python_tests_before_a_program_have_the_process_to_themselves(project: P
     project.add("test_script.sh")
     assert outcomes(project.run()) == {"passed": 2}
     assert outcomes(project.run("-k", "threads")) == {"passed": 1, "deselected": 1}
+
+
+def test_a_module_beside_python_tests_hides_none_of_ours(project: Project) -> None:
+    project.file("one/queue.py", "")
+    project.file("one/test_python.py", "import sys\ndef test_path(): assert 'one' in sys.path[0]\n")
+    project.add("two/test_script.sh")
+    assert outcomes(project.run()) == {"passed": 2}

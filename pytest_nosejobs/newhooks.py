@@ -15,8 +15,7 @@ def pytest_nosejobs_formats(config: pytest.Config) -> list[ModuleType]:  # type:
     ``shell_runner.remote.formats`` describes.  Its source is shipped to the hosts.  Formats of
     plugins are tried before the built-in ones; of two with the same ``NAME``, the first counts.
 
-    :param config: The pytest config object; called once, before the first program is
-        collected.
+    :param config: The pytest config object; called once, in ``pytest_configure``.
     :returns: The modules, possibly none.
     :raises AttributeError: A module has no ``NAME``.
     :raises OSError: The source of a module cannot be read by ``inspect.getsource``.

@@ -21,17 +21,19 @@ class OutputFormats:
     by_suffix: Mapping[str, str]
 
 
-def load_formats(config: pytest.Config) -> OutputFormats:
+def load_formats(config: pytest.Config, is_configuring: bool) -> OutputFormats:
     """Return the formats of all ``pytest_nosejobs_formats`` hooks.
 
-    The built-in formats come after those of plugins, which may replace them by name.
+    The built-in formats come after those of plugins, which may replace them by name.  After
+    ``pytest_configure`` the hooks are not called: they are those of conftest files in folders that
+    happen to be collected before the first program.
 
     Raises what the hooks raise, AttributeError for a module without ``NAME``, and OSError or
     TypeError for one without source.
     """
     sources: dict[str, str] = {}
     by_suffix: dict[str, str] = {}
-    for modules in config.hook.pytest_nosejobs_formats(config=config):
+    for modules in config.hook.pytest_nosejobs_formats(config=config) if is_configuring else ():
         for module in modules:
             if module.NAME not in sources:
                 sources[module.NAME] = inspect.getsource(module)

@@ -79,7 +79,7 @@ class SessionPluginLoader:
             from .session_plugin import register_session_plugin
         finally:
             sys.path[:] = current
-        return register_session_plugin(self._config)
+        return register_session_plugin(self._config, not self._has_started)
 
     def pytest_sessionstart(self) -> None:
         """Start opening the hosts."""

@@ -45,13 +45,15 @@ _SHOW_ONLY_OPTIONS = (
 )  # fmt: skip
 
 
-def register_session_plugin(config: pytest.Config) -> SessionPlugin:
+def register_session_plugin(config: pytest.Config, is_configuring: bool) -> SessionPlugin:
     """Create the plugin object of a session, and register it and what the options require.
+
+    ``is_configuring``: called in ``pytest_configure``.
 
     Raises pytest.UsageError if they are invalid.
     """
     try:
-        plugin = SessionPlugin(config)
+        plugin = SessionPlugin(config, is_configuring)
     except UsageError as error:
         raise pytest.UsageError(str(error)) from error
     publisher = plugin.services.publisher
@@ -71,12 +73,12 @@ def register_session_plugin(config: pytest.Config) -> SessionPlugin:
 class SessionPlugin:
     """The hooks of one session."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, is_configuring: bool) -> None:
         """Read the options.  Raise UsageError or pytest.UsageError if they are invalid."""
         self.config = config
         chosen = options.read_options(config)
         self.specs = options.read_host_specs(config, chosen.config)
-        output_formats = load_formats(config)
+        output_formats = load_formats(config, is_configuring)
         self.services = RunServices(
             config=config,
             options=chosen,

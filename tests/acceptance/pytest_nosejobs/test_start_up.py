@@ -152,3 +152,13 @@ def test_a_module_beside_python_tests_hides_none_of_ours(project: Project) -> No
     project.file("one/test_python.py", "import sys\ndef test_path(): assert 'one' in sys.path[0]\n")
     project.add("two/test_script.sh")
     assert outcomes(project.run()) == {"passed": 2}
+
+
+@pytest.mark.parametrize("options", [(), ("--nosejobs=popen",)], ids=["here", "on a host"])
+def test_formats_are_those_of_the_first_conftest_files(
+    project: Project, options: tuple[str, ...]
+) -> None:
+    project.file("one/conftest.py", "def pytest_nosejobs_formats(config): 1 / 0\n")
+    project.add("one/test_first.sh")
+    project.add("two/test_script.sh")
+    assert outcomes(project.run(*options)) == {"passed": 2}

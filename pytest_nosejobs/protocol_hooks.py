@@ -22,14 +22,15 @@ _HOOKS = (
     "pytest_runtest_makereport",
     "pytest_exception_interact",
 )
-#: Modules whose hooks do nothing for a program, by what they do.
+#: Modules whose hooks do nothing for a program, by what they do.  A dot ends each name.
 _IRRELEVANT_MODULES = (
     "_pytest.", f"{__package__}.",
-    "_hypothesis", "hypothesis", "pytest_bdd.",  # reports of their own Python tests
-    "pytest_benchmark.", "pytest_check.",  # a fixture, which a program cannot use
-    "pytest_randomly",  # seeds of Python's generators in this process
+    # Reports of their own Python tests.
+    "_hypothesis_pytestplugin.", "hypothesis.", "pytest_bdd.",
+    "pytest_check.",  # a fixture, which a program cannot use
+    "pytest_randomly.",  # seeds of Python's generators in this process
     # Reruns and timeouts are the plugin's own, by the settings of these plugins.
-    "pytest_rerunfailures", "pytest_timeout",
+    "pytest_rerunfailures.", "pytest_timeout.",
     "xdist.",
 )  # fmt: skip
 #: Modules whose hooks do nothing for a program unless an option is given.  That of pytest-html
@@ -37,7 +38,8 @@ _IRRELEVANT_MODULES = (
 _IRRELEVANT_WITHOUT_OPTION = {"pytest_html.": "htmlpath"}
 #: Modules whose hooks do nothing for a program unless it has a marker, or an ini option is set.
 _IRRELEVANT_WITHOUT_MARKER = {
-    "pytest_dependency": ("dependency", "automark_dependency"),
+    "pytest_benchmark.": ("benchmark", ""),
+    "pytest_dependency.": ("dependency", "automark_dependency"),
     "pytest_retry.": ("flaky", ""),
 }
 
@@ -114,11 +116,7 @@ class HooksWithoutSetup:
 
 
 def _find_listeners(config: pytest.Config, hooks: Any) -> _Listeners:
-    modules = {
-        each.function.__module__ or ""
-        for name in _HOOKS
-        for each in _list_relevant(config, hooks, name)
-    }
+    modules = {_get_module(each) for name in _HOOKS for each in _list_relevant(config, hooks, name)}
     marked = {
         module: marker
         for module in modules
@@ -138,8 +136,13 @@ def _list_relevant(config: pytest.Config, hooks: Any, name: str) -> list[Any]:
     return [
         each
         for each in getattr(hooks, name).get_hookimpls()
-        if not (each.function.__module__ or "").startswith(irrelevant)
+        if not _get_module(each).startswith(irrelevant)
     ]
+
+
+def _get_module(implementation: Any) -> str:
+    """Return the name of the module of a hook, and a dot."""
+    return f"{implementation.function.__module__}."
 
 
 def _is_wrapper(implementation: Any) -> bool:

@@ -82,3 +82,21 @@ def test_the_report_of_pytest_html_shows_the_same_with_hosts_and_without(
         tables.append(sorted((each["testId"], each["result"]) for row in rows for each in row))
     assert tables[0] == tables[1]
     assert len(tables[0]) >= 5
+
+
+@pytest.mark.parametrize(
+    ("module", "status"),
+    [("pytest_timeout_notes", 1), ("pytest_timeout", 0), ("pytest_benchmark.plugin", 1)],
+)
+def test_plugins_are_known_by_their_full_names_and_markers(
+    project: Project, module: str, status: int
+) -> None:
+    path = module.replace(".", "/")
+    project.file(f"{path}.py", "def pytest_runtest_setup(item): 1 / 0\n")
+    project.file(
+        "conftest.py",
+        "import pytest\n"
+        "def pytest_collection_modifyitems(items): items[0].add_marker('benchmark')\n",
+    )
+    project.ini("markers = benchmark")
+    assert project.run("-p", module, "--nosejobs=popen", "test_good.sh").ret == status

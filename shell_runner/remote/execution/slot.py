@@ -437,8 +437,13 @@ def main(argv: Sequence[str]) -> None:
     # A program that inherited the socket could send messages in the slot's name, or hide the
     # death of its slot by keeping it open.
     os.set_inheritable(descriptor, False)
-    control = socket.socket(fileno=descriptor)
-    control.set_inheritable(False)
+    with socket.socket(fileno=descriptor) as control:
+        control.set_inheritable(False)
+        _serve(number, control, base)
+
+
+def _serve(number: int, control: socket.socket, base: str) -> None:
+    """Run the tests that arrive on ``control``, and remove the slot's directory at the end."""
     setup = _read_setup(control)
     if setup is None:
         remove_if_last_slot(os.path.dirname(base))

@@ -31,6 +31,17 @@ real = time.time
 time.time = lambda: real() + next(days)
 """
 
+#: Starts a slot as a fork and ends it; the argument is a folder.
+FORKED_SLOT = """
+import sys
+from shell_runner.remote.execution.slot_handle import SlotHandle
+from shell_runner.remote.protocol.model import Setup
+slot = SlotHandle(0, Setup(sys.argv[1]), sys.argv[1] + "/0", forked=True)
+slot.request_stop()
+slot.wait_until_dead()
+print(slot.reap())
+"""
+
 
 class SlotClient:
     """Sends tests to one slot and receives its messages, as a slot pool does."""
@@ -137,6 +148,14 @@ def test_the_last_slot_of_a_dead_host_removes_the_folder(tmp_path: Path) -> None
     assert slot.next_message()[0] == "running"
     slot.close()
     assert not session.exists()
+
+
+def test_a_forked_slot_warns_of_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", FORKED_SLOT, str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.stdout.strip(), done.stderr) == ("exit 0", "")
 
 
 def test_a_slot_that_its_test_has_limited_retires(new_client: NewClient) -> None:

@@ -54,7 +54,7 @@ class ForkedProcess:
     """
 
     def __init__(self, arguments: Tuple[str, ...], folder: str) -> None:
-        sys.stderr.flush()
+        _flush_stderr()
         self._status: Optional[int] = None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, about threads
@@ -114,10 +114,17 @@ def _run_slot_and_exit(arguments: Tuple[str, ...], folder: str) -> None:
         slot.main(arguments)
         status = 0
     except BaseException:
-        traceback.print_exc()
+        with contextlib.suppress(Exception):
+            traceback.print_exc()
     finally:
-        sys.stderr.flush()
+        _flush_stderr()
         os._exit(status)
+
+
+def _flush_stderr() -> None:
+    """Write what is buffered, unless standard error is closed, or nobody can take it."""
+    with contextlib.suppress(Exception):
+        sys.stderr.flush()
 
 
 def is_fork_safe() -> bool:

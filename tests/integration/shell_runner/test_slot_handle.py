@@ -158,6 +158,14 @@ def test_a_forked_slot_warns_of_nothing(tmp_path: Path) -> None:
     assert (done.stdout.strip(), done.stderr) == ("exit 0", "")
 
 
+def test_a_slot_is_forked_without_standard_error(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" "$@" 2>&-', sys.executable, "-c", FORKED_SLOT, str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout == "exit 0\n"
+
+
 def test_a_slot_that_its_test_has_limited_retires(new_client: NewClient) -> None:
     slot = new_client()
     script = f"exec {sys.executable} -c 'import os, resource; "

@@ -106,6 +106,11 @@ class SessionPluginLoader:
         """Collect a folder faster than pytest."""
         return create_directory(path, parent, self)
 
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Write the sections of shell tests, at their place among those of other plugins."""
+        if self._loaded is not None:
+            self._loaded.write_summary(terminalreporter)
+
     def _resembles_test(self, name: str) -> bool:
         return resembles_test(name, self._patterns)
 

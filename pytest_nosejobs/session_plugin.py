@@ -147,8 +147,11 @@ class SessionPlugin:
         if self._count_tests_not_run():
             session.exitstatus = EXIT_HOSTS_LOST
 
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Write the plugin's sections of the summary."""
+    def write_summary(self, terminalreporter: Any) -> None:
+        """Write the plugin's sections of the summary.
+
+        It is no hook either: those of plugins come in the order in which they were registered.
+        """
         summary = TerminalSummary(self.config, terminalreporter)
         summary.write_uncollected(self.collection.get_uncollected())
         summary.write_artifact_errors(self.services.artifacts.errors)

@@ -162,3 +162,11 @@ def test_formats_are_those_of_the_first_conftest_files(
     project.add("one/test_first.sh")
     project.add("two/test_script.sh")
     assert outcomes(project.run(*options)) == {"passed": 2}
+
+
+@pytest.mark.parametrize("options", [(), ("--nosejobs-view=no",)], ids=["late", "early"])
+def test_sections_come_in_the_same_order(project: Project, options: tuple[str, ...]) -> None:
+    project.add("test_script.sh")
+    project.file("test_other.sh", "echo")
+    output = project.run(f"--junitxml={project.junit}", *options).stdout
+    output.fnmatch_lines(["*generated xml file*", "nosejobs: 1 file looks like a test *"])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("pytest-nosejobs", "pytest", "execnet", "pytest-xdist", "lit")
-_PROGRAMS = ("xargs", "prove")
+_PROGRAMS = ("xargs", "ctest", "prove")
 _TIMES = ("median", "min", "max")
 
 

@@ -91,6 +91,7 @@ def _contenders(folder: Path, count: int, missing: list[str]) -> Iterator[Conten
         if not measure.has_module(name)
     ]
     yield from _lit(folder, junit, check, missing)
+    yield from _ctest(folder, scripts, junit, check, missing)
     yield from _xdist(folder, scripts, report, check, missing)
     yield from _prove(folder, count, missing)
 
@@ -101,6 +102,20 @@ def _lit(folder: Path, junit: Path, check: Any, missing: list[str]) -> Iterator[
         return
     measure.write_lit_config(folder / "scripts", folder / "lit")
     yield Contender("lit -j2", measure.lit(2, folder / "scripts", junit), folder, check=check)
+
+
+def _ctest(
+    folder: Path, scripts: list[Path], junit: Path, check: Any, missing: list[str]
+) -> Iterator[Contender]:
+    if shutil.which("ctest") is None:
+        missing.append("ctest is not installed")
+        return
+    project = folder / "ctest"
+    project.mkdir()
+    lines = [f'add_test({path.stem} "{path}")\n' for path in scripts]
+    (project / "CTestTestfile.cmake").write_text("".join(lines))
+    argv = ["ctest", "-Q", "-j2", "--output-junit", str(junit)]
+    yield Contender("ctest -j2", argv, project, check=check)
 
 
 def _xdist(

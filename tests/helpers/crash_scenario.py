@@ -16,8 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.dispatcher_processes import DispatcherServer
-from tests.helpers.fork_server import ForkedProcess
+from tests.helpers.dispatcher_processes import DispatcherProcess, ForkServer
 from tests.helpers.namespace_host import NamespaceHost
 from tests.helpers.running_dispatcher import SampleRepository
 
@@ -45,7 +44,7 @@ _TEMPORARY_NAMES = (".part", ".new-", ".tmp", "tmp_")
 class Scenario:
     """One repository, one data folder, one dispatcher at a time."""
 
-    def __init__(self, folder: Path, fork_server: DispatcherServer, empty_database: Path) -> None:
+    def __init__(self, folder: Path, fork_server: ForkServer, empty_database: Path) -> None:
         """``folder`` was prepared by ``job_hosts.state``; hosts of this machine store data there.
 
         ``empty_database`` is the path of a database with the schema and no rows.
@@ -60,7 +59,7 @@ class Scenario:
         self.write_config()
         self.tree.write_script("app", "echo the app")
         self.revision = ""
-        self._dispatchers: list[ForkedProcess] = []
+        self._dispatchers: list[DispatcherProcess] = []
         self._previous_url_file = (0, 0)
 
     # -- before -------------------------------------------------------------------
@@ -98,7 +97,7 @@ class Scenario:
 
     # -- dispatchers --------------------------------------------------------------
 
-    def start_dispatcher(self, point: str = "", **more: str) -> ForkedProcess:
+    def start_dispatcher(self, point: str = "", **more: str) -> DispatcherProcess:
         """Start a dispatcher that kills itself at ``point``."""
         self._previous_url_file = self._url_file_version()
         if not self.data.exists():

@@ -1,5 +1,8 @@
 """Processes that run `nosejobs up` or another command, and can kill themselves at a crash point.
 
+Each is forked from a server process that has imported the modules, since the imports take longer
+than most tests.
+
 A crash point is a step that is too short to be hit from outside: a function of the dispatcher is
 wrapped in that process, which kills itself with SIGKILL before or after the call.  Nothing else
 differs from the process that an operator starts.
@@ -8,20 +11,27 @@ differs from the process that an operator starts.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import itertools
+import json
 import os
 import re
+import select
 import signal
 import sqlite3
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from tests.helpers.fork_server import ForkedProcess, ForkServer, serve
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+REPOSITORY_ROOT = Path(__file__).parents[2]
+PROCESS_TIMEOUT = 60.0
 
 
 class CrashPoint(NamedTuple):
@@ -136,15 +146,25 @@ def _rows(database: Path, statement: str) -> list[Any]:
         return list(db.execute(statement))
 
 
-class DispatcherServer(ForkServer):
+class ForkServer:
     """A process from which dispatchers are forked."""
 
     def __init__(self) -> None:
-        super().__init__("tests.helpers.dispatcher_processes")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.helpers.dispatcher_processes"],
+            cwd=REPOSITORY_ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY_ROOT)},
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
 
     def start_dispatcher(
         self, folder: Path, environment: Mapping[str, str], point: str = ""
-    ) -> ForkedProcess:
+    ) -> DispatcherProcess:
         """Run `nosejobs up` in a folder with a dispatcher.toml; its output is in up.log there."""
         return self.start_command(folder, environment, "up", out="up.log", point=point)
 
@@ -156,14 +176,76 @@ class DispatcherServer(ForkServer):
         out: str,
         error: str = "",
         point: str = "",
-    ) -> ForkedProcess:
+    ) -> DispatcherProcess:
         """Run a command of `nosejobs`; ``out`` and ``error`` are output files in ``folder``."""
-        return self.fork(folder, environment, arguments, out=out, error=error, point=point)
+        request = {
+            "folder": str(folder), "environment": dict(environment), "point": point,
+            "arguments": arguments, "out": out, "error": error or out,
+        }  # fmt: skip
+        for name in (out, error):
+            (folder / (name or out)).touch(0o600)
+        return DispatcherProcess(self._request(request), self._request)
+
+    def _request(self, request: Mapping[str, Any] | int) -> int:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+
+class DispatcherProcess:
+    """A dispatcher, or another command, in its own process."""
+
+    def __init__(self, pid: int, reap: Callable[[int], int]) -> None:
+        """``bury`` waits for the process and returns its exit status, negative for a signal."""
+        self.pid = pid
+        self._reap = reap
+        self._descriptor = os.pidfd_open(pid)
+
+    def send(self, number: int) -> None:
+        """Send a signal."""
+        signal.pidfd_send_signal(self._descriptor, number)
+
+    @property
+    def is_alive(self) -> bool:
+        """Return whether the process runs."""
+        return not select.select([self._descriptor], [], [], 0)[0]
+
+    def wait(self) -> None:
+        """Wait until the process has ended."""
+        assert select.select([self._descriptor], [], [], PROCESS_TIMEOUT)[0], (
+            "the process has not ended in time"
+        )
+
+    def kill(self) -> None:
+        """Kill the process as `kill -9` does."""
+        if self.is_alive:
+            self.send(signal.SIGKILL)
+        self.wait()
+
+    def stop(self) -> None:
+        """Stop the process as Ctrl-C does."""
+        self.send(signal.SIGINT)
+        self.wait()
+
+    def close(self) -> None:
+        """Kill the process, and release its resources."""
+        self.kill()
+        os.close(self._descriptor)
+        self._reap(self.pid)
+
+    def wait_for_status(self) -> int:
+        """Wait until the process has ended by itself; return its exit status."""
+        self.wait()
+        os.close(self._descriptor)
+        return self._reap(self.pid)
 
 
 def _main() -> None:
     # Modules that a dispatcher imports when it needs them; alembic is for a new database.
     import alembic.command  # noqa: F401
+    import click
     import uvicorn.lifespan.on
     import uvicorn.loops.auto
     import uvicorn.protocols.http.auto
@@ -173,25 +255,43 @@ def _main() -> None:
     import dispatcher.cli.commands
     import dispatcher.cli.stage_log
     import dispatcher.cli.tables
-    import dispatcher.up  # noqa: F401
+    import dispatcher.up
     import shell_runner.hosts.ca  # noqa: F401
 
-    serve(_run_command)
+    # Garbage collections of children must not touch these objects: shared pages stay shared.
+    gc.collect()
+    gc.freeze()
+    for line in sys.stdin:
+        request = json.loads(line)
+        if isinstance(request, int):
+            print(os.waitstatus_to_exitcode(os.waitpid(request, 0)[1]), flush=True)
+            continue
+        child = os.fork()
+        if not child:
+            _enter_environment(request)
+            click.Group("nosejobs", commands=list(dispatcher.cli.commands.ALL_COMMANDS)).main(
+                request["arguments"]
+            )
+        print(child, flush=True)
 
 
-def _run_command(request: Mapping[str, Any]) -> None:
-    import click
-
-    from dispatcher.cli.commands import ALL_COMMANDS
-
+def _enter_environment(request: Mapping[str, Any]) -> None:
+    """Set up the process as a shell would do it."""
     os.setsid()
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    tempfile.tempdir = None
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    for number, name in ((1, request["out"]), (2, request["error"])):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
     if match := _COMMIT_POINT.fullmatch(request["point"]):
         _install_at_commit(int(match[2]), after=match[1] == "after")
     elif request["point"]:
         _install_crash_point(
             CRASH_POINTS[request["point"]], Path("data", "dispatcher.db").absolute()
         )
-    click.Group("nosejobs", commands=list(ALL_COMMANDS)).main(request["arguments"])
 
 
 if __name__ == "__main__":

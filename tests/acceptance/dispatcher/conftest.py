@@ -10,12 +10,12 @@ import pytest
 from dispatcher.store import open_store
 from tests.helpers import job_hosts
 from tests.helpers.crash_scenario import Scenario, wait_until_gone
-from tests.helpers.dispatcher_processes import DispatcherServer
+from tests.helpers.dispatcher_processes import ForkServer
 
 
 @pytest.fixture(scope="session")
-def fork_server() -> Iterator[DispatcherServer]:
-    with DispatcherServer() as server:
+def fork_server() -> Iterator[ForkServer]:
+    with ForkServer() as server:
         yield server
 
 
@@ -28,9 +28,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def scenario(
-    tmp_path: Path, fork_server: DispatcherServer, empty_database: Path
-) -> Iterator[Scenario]:
+def scenario(tmp_path: Path, fork_server: ForkServer, empty_database: Path) -> Iterator[Scenario]:
     """Provide a scenario without a dispatcher; check that no process is left at the end."""
     with job_hosts.isolate_state(tmp_path):
         result = Scenario(tmp_path, fork_server, empty_database)

@@ -18,8 +18,7 @@ from shell_runner.remote.jobs import worker_launcher
 from shell_runner.remote.jobs.queue import Queue
 from tests.helpers import job_hosts
 from tests.helpers.crash_scenario import PIPELINE_TOML, Scenario, check_queue, wait_until_quiet
-from tests.helpers.dispatcher_processes import CRASH_POINTS
-from tests.helpers.fork_server import ForkedProcess
+from tests.helpers.dispatcher_processes import CRASH_POINTS, DispatcherProcess
 from tests.helpers.namespace_host import CONTINUE, KILL, STOP, NamespaceHost, issue_bundles
 from tests.helpers.small_filesystem import SmallFilesystem
 
@@ -90,7 +89,7 @@ def wait_until_running(scenario: Scenario) -> None:
     assert scenario.jobs("unit")[0][0] == "far"
 
 
-def end(scenario: Scenario, dispatcher: ForkedProcess, far: NamespaceHost) -> None:
+def end(scenario: Scenario, dispatcher: DispatcherProcess, far: NamespaceHost) -> None:
     """Stop the dispatcher once all jobs are acknowledged; check that nothing is left."""
     far.wait_for("the end of its jobs", lambda: _states(far) == {"harvested"})
     dispatcher.stop()

@@ -19,8 +19,7 @@ from shell_runner.remote.processes import process_identity
 from shell_runner.remote.protocol.job import Identity
 from tests.helpers import job_hosts
 from tests.helpers.crash_scenario import Scenario, check_queue, wait_until_gone
-from tests.helpers.dispatcher_processes import DispatcherServer
-from tests.helpers.fork_server import ForkedProcess
+from tests.helpers.dispatcher_processes import DispatcherProcess, ForkServer
 
 pytestmark = pytest.mark.timeout(600)
 #: Mode of each stage; each needs two hosts.
@@ -44,7 +43,7 @@ def finish(scenario: Scenario) -> None:
     assert [len(scenario.ran_jobs(stage)) for stage in ("build", "unit", "smoke")] == [1, 1, 1]
 
 
-def has_died(scenario: Scenario, dispatcher: ForkedProcess) -> bool:
+def has_died(scenario: Scenario, dispatcher: DispatcherProcess) -> bool:
     """Return whether the dispatcher has died before everything was done."""
     scenario.wait_until("the end", lambda: not dispatcher.is_alive or scenario.is_done)
     return not dispatcher.is_alive
@@ -64,7 +63,7 @@ def test_killed_again_and_again(scenario: Scenario) -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_at_each_commit(
-    when: str, tmp_path: Path, fork_server: DispatcherServer, empty_database: Path
+    when: str, tmp_path: Path, fork_server: ForkServer, empty_database: Path
 ) -> None:
     """The default step is 6; NOSEJOBS_SWEEP=1 tests a kill at each commit, which takes minutes."""
     step = int(os.environ.get("NOSEJOBS_SWEEP", "6"))
@@ -154,7 +153,7 @@ class Fleet(Scenario):
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, fork_server: DispatcherServer, empty_database: Path) -> Iterator[Fleet]:
+def fleet(tmp_path: Path, fork_server: ForkServer, empty_database: Path) -> Iterator[Fleet]:
     with job_hosts.isolate_state(tmp_path):
         scenario = Fleet(tmp_path, fork_server, empty_database)
         scenario.write_settings(POOL)
@@ -163,7 +162,7 @@ def fleet(tmp_path: Path, fork_server: DispatcherServer, empty_database: Path) -
     wait_until_gone(tmp_path)
 
 
-def close(fleet: Fleet, dispatcher: ForkedProcess) -> None:
+def close(fleet: Fleet, dispatcher: DispatcherProcess) -> None:
     """Stop the dispatcher, and check that nothing of its pool is left."""
     fleet.wait_until_shipped()
     fleet.wait_until_up()

@@ -10,8 +10,7 @@ import pytest
 import requests
 
 from tests.helpers.crash_scenario import environment
-from tests.helpers.dispatcher_processes import DispatcherServer
-from tests.helpers.fork_server import ForkedProcess
+from tests.helpers.dispatcher_processes import DispatcherProcess, ForkServer
 
 SETTINGS = """
 [dispatcher]
@@ -35,11 +34,11 @@ echo "the last line"
 class Shell:
     """Runs commands in a folder; their output is in files there."""
 
-    def __init__(self, folder: Path, fork_server: DispatcherServer) -> None:
+    def __init__(self, folder: Path, fork_server: ForkServer) -> None:
         self.folder, self._fork_server = folder, fork_server
-        self._running: list[ForkedProcess] = []
+        self._running: list[DispatcherProcess] = []
 
-    def begin(self, *words: str, name: str) -> ForkedProcess:
+    def begin(self, *words: str, name: str) -> DispatcherProcess:
         """Start a command; ``name`` is the name of its output files without suffix."""
         variables = {key: text for key, text in environment().items() if key != "NOSEJOBS_URL"}
         out, error = f"{name}.out", f"{name}.err"
@@ -48,7 +47,7 @@ class Shell:
         )
         return self._running[-1]
 
-    def start_dispatcher(self, name: str) -> ForkedProcess:
+    def start_dispatcher(self, name: str) -> DispatcherProcess:
         """Start a dispatcher; return once it answers."""
         process = self.begin("up", name=name)
         wait_until(lambda: self.address.is_file() or not process.is_alive)
@@ -59,7 +58,7 @@ class Shell:
         """Run a command; return its exit status."""
         return self.end(self.begin(*words, name=name))
 
-    def end(self, process: ForkedProcess) -> int:
+    def end(self, process: DispatcherProcess) -> int:
         """Wait for a process; return its exit status."""
         self._running.remove(process)
         return process.wait_for_status()
@@ -96,7 +95,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def shell(folder: Path, fork_server: DispatcherServer) -> Iterator[Shell]:
+def shell(folder: Path, fork_server: ForkServer) -> Iterator[Shell]:
     found = Shell(folder, fork_server)
     yield found
     found.close()

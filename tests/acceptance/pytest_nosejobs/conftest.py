@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.node_ids import get_program_id
-from tests.helpers.pytest_processes import run_pytest
 from tests.helpers.single_host_run import write_program
 
 SH = "#!/bin/sh\n"
@@ -49,10 +48,6 @@ class Project:
 
     def run(self, *arguments: str) -> pytest.RunResult:
         """Run pytest as a process, without input and without plugins except this one."""
-        return run_pytest(self.root, *arguments)
-
-    def run_in_new_interpreter(self, *arguments: str) -> pytest.RunResult:
-        """Run pytest as :meth:`run` does, in a process that has imported nothing before."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
             ours = ("-p", "pytest_nosejobs.plugin")
@@ -60,7 +55,7 @@ class Project:
 
     def run_with_all_plugins(self, *arguments: str) -> pytest.RunResult:
         """Run pytest as a process, with all plugins that are installed."""
-        return run_pytest(self.root, *arguments, all_plugins=True)
+        return self.pytester.runpytest_subprocess(*arguments, timeout=120)
 
     def collect(self, *arguments: str) -> list[str]:
         """Return what ``--collect-only -q`` prints: files of programs, and ids of other items."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.pytest_processes import run_pytest
 from tests.helpers.single_host_run import write_program
 
 from .conftest import Project
@@ -166,11 +167,18 @@ class RunResult:
         }
 
 
+def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-p", "pytest_nosejobs.plugin", *arguments]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+
+
 def run_programs(folder: Path, *arguments: str) -> RunResult:
     log = folder / "told.jsonl"
     log.unlink(missing_ok=True)
     done = run_pytest(folder, "--junitxml=junit.xml", *arguments)
-    assert log.exists(), f"{done.stdout}\n{done.stderr}"
+    assert log.exists(), done.stdout + done.stderr
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert len({row[0] for row in rows}) == len(rows)
     testcases = {}
@@ -181,7 +189,7 @@ def run_programs(folder: Path, *arguments: str) -> RunResult:
         )
     reports = {name: (outcome, message) for name, outcome, message in rows}
     assert len(testcases) == len(reports)
-    return RunResult(int(done.ret), str(done.stdout), testcases, reports)
+    return RunResult(done.returncode, done.stdout, testcases, reports)
 
 
 @pytest.fixture(scope="module")
@@ -415,7 +423,7 @@ def test_properties_stand_once(project: Project, mode: str) -> None:
 def test_very_many_cases(project: Project, mode: str, count: int) -> None:
     project.add("test_many", f"echo 1..{count}; seq {count} | sed 's/^/ok /; 7777s/ok/not ok/'")
     done = run_pytest(project.root, "-q", *MODES[mode])
-    assert f"1 failed, {count - 1} passed" in done.stdout.str()
+    assert f"1 failed, {count - 1} passed" in done.stdout
 
 
 def test_workers_of_xdist_send_cases_too(three: Project) -> None:
@@ -426,19 +434,19 @@ def test_workers_of_xdist_send_cases_too(three: Project) -> None:
     (three.root / "told.jsonl").unlink()
     three.file("conftest.py", "")
     done = run_pytest(three.root, "-v", "--junitxml=junit.xml", *xdist)
-    assert "2 failed, 3 passed" in done.stdout.str()
-    assert "test_a::y::z [1]" in done.stdout.str()
+    assert "2 failed, 3 passed" in done.stdout
+    assert "test_a::y::z [1]" in done.stdout
     testcases = {
         (each.get("classname", ""), each.get("name", ""))
         for each in ET.parse(three.root / "junit.xml").iter("testcase")
     }
     assert testcases == set(plain.junit)
-    shown = [int(each) for each in re.findall(r"\[ *(\d+)%\]", done.stdout.str())]
+    shown = [int(each) for each in re.findall(r"\[ *(\d+)%\]", done.stdout)]
     assert max(shown) == 100
-    assert "2 failed, 1 passed" in run_pytest(three.root, "--lf", *xdist).stdout.str()
+    assert "2 failed, 1 passed" in run_pytest(three.root, "--lf", *xdist).stdout
     three.add("test_a", tap("1..1", "ok 1 - x"))
-    assert "1 passed" in run_pytest(three.root, "--lf", *xdist).stdout.str()
-    assert "3 passed" in run_pytest(three.root, "--lf", *xdist).stdout.str()
+    assert "1 passed" in run_pytest(three.root, "--lf", *xdist).stdout
+    assert "3 passed" in run_pytest(three.root, "--lf", *xdist).stdout
 
 
 # -- formats of plug-ins --------------------------------------------------------------------

@@ -6,8 +6,6 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from tests.helpers.pytest_processes import run_pytest
-
 HERE_AND_THERE = pytest.mark.parametrize("args", [(), ("--nosejobs=2*popen",)])
 
 #: Fails twice and passes when it runs for the third time.
@@ -25,7 +23,7 @@ def runs(pytester: pytest.Pytester, name: str) -> int:
 
 
 def run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
-    return run_pytest(pytester.path, "-p", "no:cacheprovider", *args, all_plugins=True)
+    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *args, timeout=120)
 
 
 @HERE_AND_THERE

@@ -7,8 +7,6 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from tests.helpers.pytest_processes import run_pytest
-
 #: Fails if another such test runs in the same folder at the same time.
 ALONE = "mkdir {0}.taken || exit 1; sleep 0.05; rmdir {0}.taken"
 
@@ -21,7 +19,7 @@ def script(pytester: pytest.Pytester, name: str, metadata: str, body: str = "exi
 
 
 def run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
-    return run_pytest(pytester.path, "-p", "no:cacheprovider", *args, all_plugins=True)
+    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *args, timeout=120)
 
 
 def test_one_test_at_a_time_has_a_lock_over_all_hosts(pytester: pytest.Pytester) -> None:

@@ -58,7 +58,7 @@ def list_loaded(project: Project) -> list[list[str]]:
     ids=" ".join,
 )
 def test_a_session_without_shell_tests(python_project: Project, options: tuple[str, ...]) -> None:
-    assert python_project.run_in_new_interpreter(*options).ret == 0
+    assert python_project.run(*options).ret == 0
     loaded = list_loaded(python_project)
     assert len(loaded) == (3 if "xdist" in options else 1)
     assert all(each == ALWAYS for each in loaded)
@@ -104,7 +104,7 @@ def test_a_program_loads_the_rest(
     python_project: Project, prepare: Callable[[Project], str], options: tuple[str, ...]
 ) -> None:
     argument = prepare(python_project)
-    result = python_project.run_in_new_interpreter(
+    result = python_project.run(
         "-v", f"--junitxml={python_project.junit}", *options, argument or "."
     )
     assert result.ret == 0
@@ -127,7 +127,7 @@ def test_invalid_settings_are_errors_without_shell_tests(
     python_project: Project, prepare: Callable[[Project], str], status: int, message: str
 ) -> None:
     argument = prepare(python_project)
-    result = python_project.run_in_new_interpreter(*filter(None, [argument]))
+    result = python_project.run(*filter(None, [argument]))
     assert result.ret == status
     assert message in result.stdout.str() + result.stderr.str()
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from tests.helpers.pytest_processes import run_pytest
-
 pytest.importorskip("pytest_timeout")
 
 HERE_AND_THERE = pytest.mark.parametrize("args", [(), ("--nosejobs=2*popen",)])
@@ -19,7 +17,7 @@ def script(pytester: pytest.Pytester, name: str, text: str) -> None:
 
 
 def run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
-    return run_pytest(pytester.path, "-p", "no:cacheprovider", *args, all_plugins=True)
+    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *args, timeout=120)
 
 
 def check_timed_out(result: pytest.RunResult, seconds: str) -> None:

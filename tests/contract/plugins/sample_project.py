@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.helpers.junit_compare import Row, read_testcases
-from tests.helpers.pytest_processes import fork_pytest
 from tests.helpers.single_host_run import write_program
 
 MIXED = r"""cat <<'END'
@@ -154,8 +154,10 @@ class SampleProject:
         }
         if with_all:
             del environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"]
-        status, out, error = fork_pytest(
-            self.root, ["-p", "nosejobs"], ["-rA", *options, "--junitxml=out/junit.xml"],
-            environment, str(self._python),
+        command = [str(self._python), "-m", "pytest", "-p", "nosejobs", "-rA", *options]
+        done = subprocess.run(
+            [*command, "--junitxml=out/junit.xml"],
+            cwd=self.root, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, timeout=120,
         )  # fmt: skip
-        return Run(self.root, status, out, error)
+        return Run(self.root, done.returncode, done.stdout, done.stderr)

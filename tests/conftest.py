@@ -38,7 +38,7 @@ def pytest_collection(session: pytest.Session) -> None:
     number, count = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
     for path in sorted(folder.rglob("test_*.py"))[number::count]:
         name = ".".join(path.relative_to(folder.parent).with_suffix("").parts)
-        # What fails here fails again when it is collected, and is reported then.
+        # A file that fails here fails again when it is collected, and is reported then.
         with contextlib.suppress(Exception, pytest.skip.Exception):
             importlib.import_module(name)
 

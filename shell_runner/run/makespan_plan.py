@@ -40,7 +40,7 @@ def plan_tests(
     if max(speeds.values()) < min(speeds.values()) * _EQUAL_SPEED_FACTOR:
         return None
     ends = {name: _slot_ends(state, speeds[name], durations, now) for name, state in hosts.items()}
-    # Of hosts that end a test at the same time, one with a free slot comes first.
+    # A host with a free slot comes before others that end a test at the same time.
     order = dict.fromkeys([*hosts.list_free(), *hosts])
     candidates = [name for name in order if not hosts[name].has_serial_test]
     plan: dict[str, list[int]] = {}

@@ -16,7 +16,7 @@ UNSHARE = (
     "--propagation", "private",
 )  # fmt: skip
 #: Checks, after the command, that the mounts are the same as before it; ``$BEFORE`` is a file.
-#: Those of network namespaces disappear everywhere when another test removes its own.
+#: Mounts of network namespaces do not count: another test that removes its own removes them here.
 COMPARE_MOUNTS = """
 list() { cut -d" " -f1,4,5 /proc/self/mountinfo | grep -v " /run/netns/"; }
 list >"$BEFORE"; "$@"; status=$?; list | diff - "$BEFORE" || exit 99; exit $status

@@ -265,9 +265,13 @@ def set_rounds(rounds: int | None) -> None:
     _chosen_rounds[:] = [] if rounds is None else [rounds]
 
 
+def _choose_rounds(rounds: int) -> int:
+    return next(iter(_chosen_rounds), rounds)
+
+
 def in_turn(contenders: Sequence[Contender], rounds: int) -> dict[str, list[Run]]:
     """Run all contenders in turn, round by round."""
-    rounds = next(iter(_chosen_rounds), rounds)
+    rounds = _choose_rounds(rounds)
     runs: dict[str, list[Run]] = {each.name: [] for each in contenders}
     for number in range(rounds):
         for each in contenders:
@@ -328,7 +332,8 @@ def table(
 
 
 def format_rounds(rounds: int) -> str:
-    """``1 round``, ``5 rounds``."""
+    """Return ``1 round`` or ``5 rounds``; ``rounds``: a benchmark's own number."""
+    rounds = _choose_rounds(rounds)
     return f"{rounds} round{'s' if rounds > 1 else ''}"
 
 

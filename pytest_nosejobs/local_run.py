@@ -52,10 +52,6 @@ class LocalRunner:
         #: The number of tests that could not be run because this machine failed.
         self.tests_not_run = 0
 
-    def prepare(self) -> None:
-        """Start to open this machine, so that it is ready when the first test is to run."""
-        self._slot.prepare()
-
     def check_requirements(self, item: ShellItem) -> None:
         """Check in the setup phase of an item that its host has the labels that it requires.
 
@@ -207,13 +203,6 @@ class LocalSlot:
         self._receive_artifact = receive_artifact
         self._show_line = show_line
         self._fleet: Fleet | None = None
-        self._is_ready = False
-
-    def prepare(self) -> None:
-        """Start to open this machine, unless that has been done; return at once."""
-        if self._fleet is None:
-            self._fleet = Fleet([HostSpec(LOCAL_HOST, "popen", 1)], self._setup)
-            self._fleet.open()
 
     def run(self, test: Test) -> Execution:
         """Run one test to its end.  Raise HostError if this machine cannot."""
@@ -231,18 +220,16 @@ class LocalSlot:
         if self._fleet is not None:
             self._fleet.close()
             self._fleet = None
-            self._is_ready = False
 
     def _open(self) -> Fleet:
-        self.prepare()
-        assert self._fleet is not None
-        if not self._is_ready:
+        if self._fleet is None:
+            self._fleet = Fleet([HostSpec(LOCAL_HOST, "popen", 1)], self._setup)
+            self._fleet.open()
             event = self._fleet.events.get()
             if isinstance(event, HostEnded):
                 self.close()
                 raise event.error
             assert isinstance(event, HostReady)
-            self._is_ready = True
         return self._fleet
 
     def _wait(self, fleet: Fleet) -> Execution:

@@ -98,7 +98,6 @@ class SessionPlugin:
         self._gc_tuning = GcTuning()
         is_shown_only = any(config.getoption(name, False) for name in _SHOW_ONLY_OPTIONS)
         self._will_run_hosts = bool(self.specs) and not is_shown_only
-        self._will_run_here = not self.specs and not is_shown_only
         self.collection = Collection(
             config,
             rules,
@@ -179,12 +178,7 @@ class SessionPlugin:
         other_plugins.take_retries(self.config, select_shell_items(items))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Open this machine for the first test; exempt many programs from the search for garbage.
-
-        The machine takes threads, which Python tests that fork do not expect before a shell test.
-        """
-        if self._will_run_here and session.items and isinstance(session.items[0], ShellItem):
-            self.local_runner.prepare()
+        """Exempt thousands of programs from the search for garbage."""
         programs = len(select_shell_items(session.items))
         if programs < len(session.items):
             if self.remote_run is None:
